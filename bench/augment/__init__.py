@@ -1,0 +1,1 @@
+"""Augmentation policies: batched on the device, one draw per image."""

@@ -1,0 +1,103 @@
+"""A policy is three pure functions: draw for a batch, apply the draw, weigh it.
+
+    draw = policy.sample(batch.index, rng)      # host: what happens to each image
+    batch = policy.apply(batch, draw)           # device: the pixels
+    log_p = policy.log_prob(draw)               # (B,), for score-function methods
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of images on the device.
+
+    Attributes:
+        images: (B, C, H, W) uint8.
+        targets: (B,) int64 classes, or (B, K) float probabilities where images are mixed.
+        index: (B,) int64 on the host: rows of the training set.
+        views: Further augmentations of the same images, each like `images`.
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    index: torch.Tensor
+    views: tuple[torch.Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Policy(ABC):
+    """How to augment a batch.  `sample` is the only source of randomness."""
+
+    @abstractmethod
+    def sample(self, index: torch.Tensor, rng: torch.Generator) -> Any:
+        """Draws what happens to each image.
+
+        Args:
+            index: (B,) int64, the images' rows in the training set.
+            rng: A host generator.
+        """
+
+    @abstractmethod
+    def apply(self, batch: Batch, draw: Any) -> Batch:
+        """Applies a draw of the same length to a batch; neither is changed."""
+
+    @abstractmethod
+    def log_prob(self, draw: Any) -> torch.Tensor:
+        """Log-probability of each image's draw, (B,) float."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The policy as plain data for the record: its name and its numbers."""
+
+
+class Identity(Policy):
+    """Leaves every image as it is."""
+
+    def sample(self, index: torch.Tensor, rng: torch.Generator) -> int:
+        """Draws nothing; remembers how many images there are."""
+        return len(index)
+
+    def apply(self, batch: Batch, draw: int) -> Batch:
+        """The batch itself."""
+        return batch
+
+    def log_prob(self, draw: int) -> torch.Tensor:
+        """Zeros: it is certain."""
+        return torch.zeros(draw)
+
+    def describe(self) -> dict[str, Any]:
+        """Its name."""
+        return {"policy": "identity"}
+
+
+class Chain(Policy):
+    """Applies independent policies one after the other."""
+
+    def __init__(self, *policies: Policy) -> None:
+        self.policies = policies
+
+    def sample(self, index: torch.Tensor, rng: torch.Generator) -> tuple[Any, ...]:
+        """One draw of each policy, in order."""
+        return tuple(policy.sample(index, rng) for policy in self.policies)
+
+    def apply(self, batch: Batch, draw: tuple[Any, ...]) -> Batch:
+        """Applies them in order."""
+        for policy, part in zip(self.policies, draw, strict=True):
+            batch = policy.apply(batch, part)
+        return batch
+
+    def log_prob(self, draw: tuple[Any, ...]) -> torch.Tensor:
+        """The sum over the policies, which draw independently."""
+        parts = zip(self.policies, draw, strict=True)
+        return torch.stack([policy.log_prob(part) for policy, part in parts]).sum(0)
+
+    def describe(self) -> dict[str, Any]:
+        """Its policies, in order."""
+        return {"policy": "chain", "of": [policy.describe() for policy in self.policies]}

@@ -1,0 +1,125 @@
+"""The standard augmentation of the small-image literature: padded crop, horizontal flip, Cutout.
+
+All three are index arithmetic on uint8 batches with an own draw for each image: one gather moves the
+pixels of crop and flip together.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bench.augment.policy import Batch, Policy
+
+
+@dataclass(frozen=True)
+class CropFlipDraw:
+    """Offsets (B,) int64 into the padded image, and whether to flip, (B,) bool; on the host."""
+
+    top: torch.Tensor
+    left: torch.Tensor
+    flip: torch.Tensor
+
+
+class CropFlip(Policy):
+    """Pads by `pad` black pixels, crops back to size at random, flips horizontally half the time.
+
+    Args:
+        pad: Padding on each side, in pixels.
+        flip: Whether horizontal flips keep the label.
+
+    Source: He et al. 2016, section 4.2 (pad 4 on 32×32), as every paper here uses it.
+    """
+
+    def __init__(self, pad: int, flip: bool) -> None:
+        self.pad = pad
+        self.flip = flip
+
+    def sample(self, index: torch.Tensor, rng: torch.Generator) -> CropFlipDraw:
+        """Uniform offsets in 0..2·pad and fair coins; always the same number of random values."""
+        offsets = torch.randint(2 * self.pad + 1, (2, len(index)), generator=rng)
+        coins = torch.rand(len(index), generator=rng) < 0.5
+        return CropFlipDraw(offsets[0], offsets[1], coins & self.flip)
+
+    def apply(self, batch: Batch, draw: CropFlipDraw) -> Batch:
+        """Crops and flips with one gather."""
+        images = batch.images
+        count, channels, height, width = images.shape
+        device = images.device
+        top, left, flip = (
+            part.to(device, non_blocking=True) for part in (draw.top, draw.left, draw.flip)
+        )
+        columns = torch.arange(width, device=device)
+        columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
+        rows = torch.arange(height, device=device) + top[:, None]
+        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
+        stride = width + 2 * self.pad
+        index = (rows[:, :, None] * stride + columns[:, None, :]).view(count, 1, -1)
+        pixels = padded.view(count, channels, -1).gather(2, index.expand(-1, channels, -1))
+        return replace(batch, images=pixels.view(count, channels, height, width))
+
+    def log_prob(self, draw: CropFlipDraw) -> torch.Tensor:
+        """The same for every draw: uniform over (2·pad + 1)² offsets and, if it flips, 2 sides."""
+        value = -2 * math.log(2 * self.pad + 1) - (math.log(2) if self.flip else 0.0)
+        return torch.full((len(draw.top),), value)
+
+    def describe(self) -> dict[str, Any]:
+        """Name, padding and whether it flips."""
+        return {"policy": "crop-flip", "pad": self.pad, "flip": self.flip}
+
+
+@dataclass(frozen=True)
+class CutoutDraw:
+    """Centres (B,) int64 in pixels; on the host."""
+
+    row: torch.Tensor
+    column: torch.Tensor
+
+
+class Cutout(Policy):
+    """Fills one square per image; its centre is uniform over the image, so it may stick out.
+
+    Args:
+        side: Side of the square in pixels; rows centre - side//2 up to, without, centre + side//2.
+        shape: Height and width of the images.
+        fill: One uint8 value per channel: the data set's rounded mean, because the papers put zeros
+            after normalisation.
+
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout", 2017 (16 pixels on CIFAR-10).  Deviation: the mean is rounded to a uint8 value.
+    """
+
+    def __init__(self, side: int, shape: tuple[int, int], fill: tuple[int, ...]) -> None:
+        self.side = side
+        self.shape = shape
+        self.fill = fill
+
+    def sample(self, index: torch.Tensor, rng: torch.Generator) -> CutoutDraw:
+        """Uniform centres."""
+        height, width = self.shape
+        row = torch.randint(height, (len(index),), generator=rng)
+        column = torch.randint(width, (len(index),), generator=rng)
+        return CutoutDraw(row, column)
+
+    def apply(self, batch: Batch, draw: CutoutDraw) -> Batch:
+        """Fills the squares, clipped at the border."""
+        images = batch.images
+        device = images.device
+        half = self.side // 2
+        inside = []
+        for centre, length in zip((draw.row, draw.column), images.shape[-2:], strict=True):
+            near = centre.to(device, non_blocking=True)[:, None] - half
+            along = torch.arange(length, device=device)
+            inside.append((along >= near) & (along < near + 2 * half))
+        hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
+        fill = torch.tensor(self.fill, dtype=torch.uint8, device=device).view(1, -1, 1, 1)
+        return replace(batch, images=torch.where(hole, fill, images))
+
+    def log_prob(self, draw: CutoutDraw) -> torch.Tensor:
+        """The same for every draw: uniform over the pixels."""
+        return torch.full((len(draw.row),), -math.log(math.prod(self.shape)))
+
+    def describe(self) -> dict[str, Any]:
+        """Name, side and fill."""
+        return {"policy": "cutout", "side": self.side, "fill": list(self.fill)}

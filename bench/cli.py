@@ -1,0 +1,200 @@
+"""The `augbench` command: the composition root, and the only place that knows the method folders.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compares automated data-augmentation methods under matched GPU budgets.",
+)
+
+Results = Annotated[Path, typer.Option("--results", help="Where records and leaderboards live.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A Python file with a method (repeatable).")
+]
+
+
+def one_sentence(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Ends a command with exit code 2 and one sentence where the user made a mistake."""
+
+    @wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        from bench.errors import ConfigError, DataError, RecordError
+
+        try:
+            return command(*arguments, **options)
+        except (ConfigError, DataError, RecordError) as error:
+            typer.echo(f"augbench: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            typer.echo("augbench: interrupted; finished runs are kept, run it again to resume")
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def plugins(files: list[Path] | None) -> Any:
+    """Every method of the project and of the files that the user names."""
+    import baselines
+    import methods
+    from bench.plugins import discover
+
+    folders = [Path(package.__path__[0]) for package in (methods, baselines)]
+    return discover(folders, [path.resolve() for path in files or []])
+
+
+@app.command()
+@one_sentence
+def run(
+    suite: Annotated[str | None, typer.Option(help="A suite's name, or a TOML file.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set, e.g. folder:~/birds.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("-m", "--method", help="Only these methods (repeatable).")
+    ] = None,
+    distort: Annotated[
+        list[str] | None, typer.Option(help="clean, or e.g. imbalance=10,noise=0.1 (repeatable).")
+    ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="In reference trainings, e.g. 3rt (repeatable).")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds 0, 1, ... per cell.")] = None,
+    network: Annotated[str | None, typer.Option(help="With --data: the network.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="With --data: image side.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="With --data: steps of 1 RT.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --data: the suite's name.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="portable (binds on FLOPs) or gpu (binds on seconds).")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time on the CPU.")] = None,
+    devices: Annotated[str | None, typer.Option(help="CUDA devices, e.g. 0,1; or cpu.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads a run (part of its bits).")] = 1,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the networks.")] = False,
+    root: Annotated[
+        Path | None, typer.Option(help="Where data sets lie [env AUGBENCH_DATA, else data/].")
+    ] = None,
+    memory_limit: Annotated[
+        float, typer.Option(min=0, help="GiB of decoded images to hold in memory.")
+    ] = 4.0,
+    skip_corrupt: Annotated[bool, typer.Option(help="Leave unreadable images out.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only print what would run.")] = False,
+    results: Results = Path("results"),
+    plugin: Plugins = None,
+) -> None:
+    """Runs a suite, or your own data, and prints the leaderboard.  Resumes by default."""
+    from bench import drive
+
+    request = drive.Request(
+        suite=suite,
+        data=data,
+        methods=tuple(method or ()),
+        distort=tuple(distort or ()),
+        budgets=tuple(budget or ()),
+        seeds=seeds,
+        network=network,
+        size=size,
+        steps=steps,
+        name=name,
+        track=track,
+        jobs=jobs,
+        devices=devices,
+        threads=threads,
+        compiled=compile_,
+        root=root,
+        memory_limit=int(memory_limit * (1 << 30)),
+        skip_corrupt=skip_corrupt,
+        results=results,
+    )
+    campaign = drive.plan(request, plugins(plugin))
+    if dry_run:
+        typer.echo(drive.projection(campaign))
+        return
+    if not drive.complete(campaign):
+        raise typer.Exit(1)
+
+
+@app.command()
+@one_sentence
+def leaderboard(
+    suite: Annotated[str, typer.Argument(help="The suite's name.")],
+    results: Results = Path("results"),
+    reference: Annotated[str | None, typer.Option(help="The row to compare with.")] = None,
+) -> None:
+    """Writes a suite's leaderboard (CSV and Markdown) from its records, and prints it."""
+    from bench import drive
+
+    drive.publish(results, suite, reference)
+
+
+@app.command()
+@one_sentence
+def new(
+    name: Annotated[str, typer.Argument(help="The method's name, e.g. my-method.")],
+    folder: Annotated[Path, typer.Option(help="Where to put the file.")] = Path("methods"),
+) -> None:
+    """Writes a commented, working method to start from."""
+    from bench.scaffold import scaffold
+
+    path = scaffold(name, folder)
+    typer.echo(f"wrote {path}; next: augbench check {name}{_plugin_hint(path)}")
+
+
+@app.command()
+@one_sentence
+def check(
+    method: Annotated[str, typer.Argument(help="The method, e.g. gar or standard[length=filled].")],
+    plugin: Plugins = None,
+) -> None:
+    """Checks that a method keeps the rules: determinism, bill, budget, data wall, RNG hygiene."""
+    from bench.check import conformance
+
+    findings = conformance(method, plugins(plugin))
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.detail}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+@one_sentence
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, tasks, suites, networks or data.")],
+    plugin: Plugins = None,
+) -> None:
+    """Lists what there is."""
+    from bench.catalogue import catalogue
+    from bench.errors import ConfigError
+
+    kinds = ("methods", "tasks", "suites", "networks", "data")
+    if what not in kinds:
+        raise ConfigError(f"list {what!r}: there are {', '.join(kinds)}")
+    entries = catalogue(what, plugins(plugin) if what == "methods" else {})
+    width = max(len(name) for name, _ in entries)
+    for entry, text in entries:
+        typer.echo(f"{entry:{width}}  {text}")
+
+
+def _plugin_hint(path: Path) -> str:
+    import methods
+
+    inside = path.resolve().parent == Path(methods.__path__[0]).resolve()
+    return "" if inside else f" --plugin {path}"
+
+
+def main() -> None:
+    """Entry point of the `augbench` command."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

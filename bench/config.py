@@ -1,0 +1,192 @@
+"""What to run: suites (TOML) and single runs, strictly validated, and the hash that names a record.
+
+A suite is the product of its tasks, methods, budgets and seeds; a run is one point of it.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bench.data.distort import Distortion
+from bench.errors import ConfigError
+from bench.record import PROTOCOL_VERSION
+from bench.train.recipe import Recipe
+
+SUITES = Path(__file__).parent / "suites"
+Track = Literal["portable", "gpu"]
+Budget = Annotated[float, Field(gt=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskConfig(_Frozen):
+    """A data set, its distortion, a network and a recipe.
+
+    Attributes:
+        data: A source as `bench.data.sources.load` takes it.
+        distort: `clean` or e.g. `imbalance=10,noise=0.1`.
+        size: Side of the images in pixels; None keeps the source's.
+        val_fraction: Share of the training set held out; None takes the source's (20 %).
+    """
+
+    data: str
+    distort: str = "clean"
+    network: str
+    size: int | None = Field(None, gt=0)
+    val_fraction: float | None = Field(None, gt=0, lt=1)
+    recipe: Recipe
+
+    @field_validator("distort")
+    @classmethod
+    def _canonical(cls, text: str) -> str:
+        return str(Distortion.parse(text))
+
+
+class RunConfig(_Frozen):
+    """One task, method, budget and seed, and how it is computed."""
+
+    suite: str
+    task: TaskConfig
+    method: str
+    budget: Budget
+    seed: int = Field(ge=0)
+    track: Track = "portable"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(1, ge=1)
+    compile: bool = False
+
+
+class SuiteTask(_Frozen):
+    """A task of a suite under each of its distortions."""
+
+    data: str
+    distort: list[str] = Field(default=["clean"], min_length=1)
+    network: str
+    size: int | None = None
+    val_fraction: float | None = None
+    recipe: Recipe
+
+    def tasks(self) -> list[TaskConfig]:
+        """One task a distortion."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return [TaskConfig(**{**fields, "distort": distort}) for distort in self.distort]
+
+
+class Suite(_Frozen):
+    """A set of runs that share one leaderboard.
+
+    Attributes:
+        reference: The row that others are compared with; None: the filled `standard`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str = ""
+    track: Track = "portable"
+    budgets: list[Budget] = Field(min_length=1)
+    seeds: int = Field(3, ge=1)
+    methods: list[str] = Field(min_length=1)
+    reference: str | None = None
+    tasks: list[SuiteTask] = Field(min_length=1)
+
+    def runs(self, *, device: Literal["cpu", "cuda"], threads: int, compiled: bool) -> Iterator[Any]:
+        """Every run, seed by seed, so that an interrupted suite holds whole blocks."""
+        for budget in self.budgets:
+            for seed in range(self.seeds):
+                for task in (t for group in self.tasks for t in group.tasks()):
+                    for method in self.methods:
+                        yield RunConfig(
+                            suite=self.name,
+                            task=task,
+                            method=method,
+                            budget=budget,
+                            seed=seed,
+                            track=self.track,
+                            device=device,
+                            threads=threads,
+                            compile=compiled,
+                        )
+
+
+def run_hash(config: RunConfig, data: str, fingerprint: str, source: str) -> str:
+    """The record's name: equal for runs that promise equal bits in an equal environment.
+
+    Args:
+        config: The run; its data source is replaced by `data`, so that no path enters.
+        data: Canonical name of the data set.
+        fingerprint: The data files' identity.
+        source: Digest of the method's source file.
+    """
+    content = config.model_dump(mode="json")
+    content["task"]["data"] = [data, fingerprint]
+    content["method_source"], content["protocol"] = source, PROTOCOL_VERSION
+    del content["suite"]  # the same run in two suites is the same run
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_suite(name: str) -> Suite:
+    """Reads a suite by name, or from a TOML file.
+
+    Raises:
+        ConfigError: If there is no such suite or it is not valid.
+    """
+    path = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.toml")))
+        raise ConfigError(f"--suite {name!r}: no such suite or file; the suites are {known}")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--suite {name!r}: the file is not valid TOML: {error}") from error
+    content.setdefault("name", path.stem)
+    return validated(Suite, content, f"--suite {name!r}")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], content: dict[str, Any], what: str) -> Model:
+    """Validates plain data, with the first problem as one sentence.
+
+    Raises:
+        ConfigError: Naming the option, its value and what is wrong with it.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "it"
+        if first["type"] == "extra_forbidden":
+            allowed = ", ".join(model.model_fields) or "none"
+            message = f"unknown option; the top-level options are {allowed}"
+        else:
+            message = f"{first['input']!r}: {first['msg']}"
+        raise ConfigError(f"{what}: {place}: {message}") from error
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, str]]:
+    """Splits `name[option=value,...]` into name and options.
+
+    Raises:
+        ConfigError: If it has another form, or names an option twice.
+    """
+    match = re.fullmatch(r"([a-z0-9][a-z0-9_-]*)(?:\[(.*)\])?", text.strip())
+    if not match:
+        raise ConfigError(f"method {text!r}: write name or name[option=value,...]")
+    options: dict[str, str] = {}
+    for part in (match[2] or "").split(","):
+        if not part.strip():
+            continue
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name or not value or name in options:
+            raise ConfigError(f"method {text!r}: {part.strip()!r} is not one option=value")
+        options[name] = value
+    return match[1], options

@@ -1,0 +1,72 @@
+"""Where a run was computed: versions, device, source state.  No host names, no paths."""
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pyarrow")
+
+
+def environment(device: torch.device, threads: int) -> dict[str, Any]:
+    """What the bits of a result may depend on, as plain data."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": threads,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(),
+    }
+
+
+def git_state() -> str:
+    """The checkout's commit, with `+` when files differ from it; `unknown` outside a checkout."""
+    try:
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        # Records and leaderboards change while a suite runs; they are not its source.
+        dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if dirty else "")
+
+
+def bench_digest() -> str:
+    """SHA-256 prefix of all Python files of `bench/` that a result can depend on.
+
+    The report, the command line and the suites are left out: they make no result.
+    """
+    total = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith("report/") and name not in {"cli.py", "progress.py"}:
+            total.update(name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "CPU"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "CPU"

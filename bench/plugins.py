@@ -1,0 +1,145 @@
+"""Finds methods: every class derived from `Method` in the one-file modules of some folders.
+
+Nothing registers itself; a file in `methods/` or `baselines/`, or one given with `--plugin`, is
+enough.  A method's source digest is its file's, so editing the file makes new records.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.config import parse_spec, validated
+from bench.errors import ConfigError
+from bench.method import Method, MethodConfig
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A method's class, the file it stands in and that file's digest."""
+
+    method: type[Method]
+    path: Path
+    source: str
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A method with its options: one row of a leaderboard.
+
+    Attributes:
+        spec: `name[option=value,...]` with the options that differ from the defaults, sorted.
+        placebo_of: The spec of the method that this one is a placebo of.
+    """
+
+    plugin: Plugin
+    config: MethodConfig
+    spec: str
+    placebo_of: str | None
+
+    def make(self) -> Method:
+        """The configured method."""
+        return self.plugin.method(self.config)
+
+
+def discover(folders: Iterable[Path], files: Iterable[Path] = ()) -> dict[str, Plugin]:
+    """Loads every method, by name.
+
+    Args:
+        folders: All of their modules are loaded, except those that begin with an underscore.
+        files: Further modules, named explicitly by the user.
+
+    Raises:
+        ConfigError: If a file is missing or broken, or two methods share a name.
+    """
+    found: dict[str, Plugin] = {}
+    paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    for path in [*(p for p in paths if not p.name.startswith("_")), *files]:
+        source = digest(path)
+        for method in _methods(_load(path)):
+            if method.name in found:
+                other = found[method.name].path
+                raise ConfigError(f"{path} and {other} both hold a method named {method.name!r}")
+            found[method.name] = Plugin(method, path, source)
+    return found
+
+
+def select(plugins: dict[str, Plugin], text: str) -> Selected:
+    """Resolves a specification such as `standard[length=filled]`.
+
+    Raises:
+        ConfigError: If the method or an option is unknown, or a value is not allowed.
+    """
+    name, options = parse_spec(text)
+    if name not in plugins:
+        raise ConfigError(f"method {name!r} is unknown; the methods are {', '.join(plugins)}")
+    plugin = plugins[name]
+    config = validated(plugin.method.Config, dict(options), f"method {text!r}")
+    changed = options_of(config, only_changed=True)
+    placebo = changed.get("placebo") is not None
+    real = {key: value for key, value in changed.items() if key != "placebo"}
+    return Selected(plugin, config, _spec(name, changed), _spec(name, real) if placebo else None)
+
+
+def options_of(config: MethodConfig, only_changed: bool = False) -> dict[str, Any]:
+    """A configuration as plain data, all of it or what differs from the defaults."""
+    values = config.model_dump(mode="json")
+    if not only_changed:
+        return values
+    defaults = type(config)().model_dump(mode="json")
+    return {key: value for key, value in values.items() if value != defaults[key]}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 prefix of a method's source file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"--plugin {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _spec(name: str, options: dict[str, Any]) -> str:
+    inner = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+    return f"{name}[{inner}]" if inner else name
+
+
+def _load(path: Path) -> ModuleType:
+    """Imports a file; one inside an installed package keeps its dotted name."""
+    package = path.parent.name if (path.parent / "__init__.py").exists() else "augbench_plugin"
+    name = f"{package}.{path.stem}"
+    present = sys.modules.get(name)
+    if present is not None and Path(present.__file__ or "") == path:
+        return present
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise ConfigError(f"--plugin {str(path)!r} is not a Python file")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _methods(module: ModuleType) -> list[type[Method]]:
+    """The concrete methods that a module defines itself, in the order of its source."""
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Method)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+        and hasattr(value, "name")
+    ]

@@ -1,0 +1,115 @@
+"""What a person sees while runs go on: a live table on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Screen(Protocol):
+    """Where runs report."""
+
+    def started(self, name: str, label: str) -> None:
+        """A run begins."""
+
+    def tick(self, name: str, phase: str, share: float, error: float | None) -> None:
+        """A run has used this share of its budget."""
+
+    def finished(self, name: str, line: str) -> None:
+        """A run ended, with a line about how."""
+
+
+class Lines:
+    """One line a finished run."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+
+    def started(self, name: str, label: str) -> None:
+        """Says nothing: lines are for results."""
+
+    def tick(self, name: str, phase: str, share: float, error: float | None) -> None:
+        """Says nothing."""
+
+    def finished(self, name: str, line: str) -> None:
+        """Prints `[i/n] line`."""
+        self._done += 1
+        say(f"[{self._done}/{self._total}] {line}")
+
+
+class Live:
+    """A bar for all runs and one for each that goes on, with phase, error and time left."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[phase]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._all = self.bars.add_task(f"{total} runs", total=total, phase="")
+        self._rows: dict[str, TaskID] = {}
+        self._shares: dict[str, float] = {}
+        self._done = 0
+        self._total = total
+
+    def started(self, name: str, label: str) -> None:
+        """Adds a bar."""
+        self._rows[name] = self.bars.add_task(escape(label), total=1.0, phase="start")
+
+    def tick(self, name: str, phase: str, share: float, error: float | None) -> None:
+        """Moves its bar, and the bar of all by as much."""
+        text = phase if error is None else f"{phase}, val error {100 * error:.1f} %"
+        self.bars.update(self._rows[name], completed=min(share, 1.0), phase=text)
+        self._shares[name] = min(share, 1.0)
+        self.bars.update(self._all, completed=self._done + sum(self._shares.values()))
+
+    def finished(self, name: str, line: str) -> None:
+        """Replaces its bar by a line."""
+        self._done += 1
+        self._shares.pop(name, None)
+        self.bars.remove_task(self._rows.pop(name))
+        self.bars.console.print(f"\\[{self._done}/{self._total}] {escape(line)}", highlight=False)
+        self.bars.update(self._all, completed=self._done + sum(self._shares.values()))
+
+
+@contextmanager
+def display(todo: int, finished: int) -> Iterator[Screen]:
+    """A screen for `todo` runs; says how many more have finished before."""
+    if finished:
+        say(f"{finished} finished runs found, {todo} to go")
+    console = Console()
+    if not console.is_terminal or not todo:
+        yield Lines(todo)
+        return
+    live = Live(todo, console)
+    with live.bars:
+        yield live
+
+
+def table(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+) -> None:
+    """Prints a table, as wide as it needs to be where the output is no terminal."""
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    grid = Table(title=escape(title), title_justify="left")
+    for number, header in enumerate(headers):
+        grid.add_column(escape(header), justify="left" if number == 1 else "right")
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    console.print(grid)
+    for note in notes:
+        console.print(escape(note), highlight=False)
+
+
+def say(line: str) -> None:
+    """Prints a plain line at once."""
+    print(line, flush=True)

@@ -1,0 +1,242 @@
+"""One run, one record: the schema of `results/SUITE/runs/<hash>.json`, atomic write, strict read.
+
+A record is all that the leaderboard sees.  It is written to a temporary file, flushed to disk and
+renamed, so a reader finds either the whole record or none.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.errors import RecordError
+
+SCHEMA = 1
+PROTOCOL_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskInfo(_Part):
+    """What was learned from: data set, distortion, network and the data's counts.
+
+    Attributes:
+        rare: Whether the distortion made the class rare, per class.
+        train_counts: Training images per class, by the labels that the method saw.
+        flipped: Share of each class's training labels (by true class) that the noise changed.
+    """
+
+    data: str
+    distort: str
+    network: str
+    recipe: dict[str, Any]
+    classes: list[str]
+    rare: list[bool]
+    train_counts: list[int]
+    flipped: list[float]
+    flipped_total: float
+    sizes: dict[str, int]
+    digest: str
+    skipped_files: int = 0
+
+    @property
+    def name(self) -> str:
+        """The task's name in tables, e.g. `digits · imbalance=10,noise=0.1 · small-cnn`."""
+        return f"{self.data} · {self.distort} · {self.network}"
+
+
+class MethodInfo(_Part):
+    """Which method ran, with which options, and what it says of itself.
+
+    Attributes:
+        spec: The canonical specification, e.g. `standard[length=filled]`: a leaderboard row.
+        learned: Whether it is one of the learned systems (the family of the Holm adjustment).
+        clean_labels: What it does with clean validation labels: none, selection or hypergradient.
+        scaled: Share of the method's smallest faithful budget if below it, else None.
+    """
+
+    spec: str
+    name: str
+    options: dict[str, Any]
+    source: str
+    learned: bool
+    clean_labels: Literal["none", "selection", "hypergradient"]
+    deviations: list[str]
+    scaled: float | None = None
+    placebo_of: str | None = None
+
+
+class Scores(_Part):
+    """Metrics of the final weights; errors are fractions in [0, 1].
+
+    Attributes:
+        tail_error: Mean error of the classes that the distortion made rare, or of the worst third.
+        class_errors: Per class; None for a class without test images.
+        memorised: Share of mislabelled training points predicted as their wrong label, if any.
+    """
+
+    error: float
+    balanced_error: float
+    tail_error: float
+    worst_error: float
+    class_errors: list[float | None]
+    nll: float
+    ece: float
+    train_error: float | None = None
+    memorised: float | None = None
+
+
+class BillItem(_Part):
+    """All metered blocks of one label and key."""
+
+    label: str
+    key: dict[str, int]
+    calls: int
+    flops: int
+    seconds: float
+
+
+class Bill(_Part):
+    """What the run cost, in both currencies; the shares are of the whole budget.
+
+    Attributes:
+        rehearsal_flops: Spent on pricing steps before training, unbilled up to 5 % of the budget.
+        overhead_seconds: Clock time inside `run` that no label claims.
+        evaluation_seconds: The harness's own evaluations, off the clock.
+    """
+
+    rt_flops: int
+    rt_seconds: float
+    rt_seconds_after: float | None = None
+    flops: int
+    flops_share: float
+    seconds: float
+    seconds_share: float
+    rehearsal_flops: int
+    rehearsal_seconds: float
+    evaluation_seconds: float
+    overhead_seconds: float
+    items: list[BillItem]
+    flags: list[str] = Field(default_factory=list)
+
+
+class CurvePoint(_Part):
+    """An anytime evaluation by the harness, off the clock and unseen by the method."""
+
+    fraction: float
+    spent: float
+    val_error: float
+    test_error: float
+
+
+class Failure(_Part):
+    """Why a run has no scores."""
+
+    type: str
+    message: str
+    traceback: str
+    attempts: int
+
+
+class Record(_Part):
+    """The result of one run: one task, method, budget and seed."""
+
+    schema_version: int = SCHEMA
+    protocol: int = PROTOCOL_VERSION
+    hash: str
+    suite: str
+    status: Literal["ok", "failed"]
+    config: dict[str, Any]
+    budget: float
+    seed: int
+    track: Literal["portable", "gpu"]
+    task: TaskInfo | None
+    method: MethodInfo
+    scores: Scores | None = None
+    val_scores: Scores | None = None
+    bill: Bill | None = None
+    plan: list[dict[str, int]] = Field(default_factory=list)
+    prices: dict[str, float] = Field(default_factory=dict)
+    steps: int = 0
+    images_seen: int = 0
+    policy_updates: int = 0
+    curve: list[CurvePoint] = Field(default_factory=list)
+    trace: dict[str, Any] = Field(default_factory=dict)
+    policy: dict[str, Any] | None = None
+    weights: str | None = None
+    environment: dict[str, Any]
+    bench: str
+    failure: Failure | None = None
+
+
+def record_path(results: Path, suite: str, name: str) -> Path:
+    """Where the record called `name` (its hash) lives."""
+    return results / suite / "runs" / f"{name}.json"
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes a record atomically: a kill or a full disk leaves the old file or none, never half.
+
+    Raises:
+        OSError: If the disk refuses; the temporary file is removed and no record is touched.
+    """
+    text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file atomically and durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself must survive a power cut
+    finally:
+        os.close(directory)
+
+
+def read_record(path: Path) -> Record:
+    """Reads one record.
+
+    Raises:
+        RecordError: If the file is torn, of another schema, or named otherwise than its hash says.
+    """
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise RecordError(f"{path} is not a readable augbench record: {first}") from error
+    if record.hash != path.stem:
+        raise RecordError(f"{path} holds the record {record.hash}: the file was renamed or edited")
+    if record.schema_version != SCHEMA:
+        found = record.schema_version
+        raise RecordError(f"{path} has schema {found}, this augbench reads {SCHEMA}")
+    return record
+
+
+def read_records(results: Path, suite: str) -> list[Record]:
+    """Reads every record of a suite, ordered by file name.
+
+    Raises:
+        RecordError: If there is none, or one of them cannot be read.
+    """
+    folder = results / suite / "runs"
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise RecordError(f"no records in {folder}: run `augbench run --suite {suite}` first")
+    return [read_record(path) for path in paths]

@@ -1,0 +1,1 @@
+"""Training under a meter: tasks, learners, the session that a method sees, and what it costs."""

@@ -1,0 +1,68 @@
+"""The run's stopwatch: device-synchronised at its ends and at declared pauses, never in between."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+Time = Callable[[], float]
+
+
+class Clock:
+    """Elapsed device-seconds of a run, without the harness's own evaluations.
+
+    Args:
+        device: Synchronised at start, pauses and stop; reading `elapsed` never synchronises.
+        now: The source of time in seconds; tests put a fake here.
+    """
+
+    def __init__(self, device: torch.device, now: Time = time.perf_counter) -> None:
+        self._device = device
+        self.now = now
+        self._started: float | None = None
+        self._paused = 0.0
+        self._stopped: float | None = None
+        self._depth = 0
+        self._pause_began = 0.0
+
+    def synchronise(self) -> None:
+        """Waits for the device's queued work."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def start(self) -> None:
+        """Starts counting."""
+        self.synchronise()
+        self._started = self.now()
+
+    def stop(self) -> float:
+        """Stops counting and returns the elapsed seconds."""
+        self.synchronise()
+        self._stopped = self.now()
+        return self.elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since `start`, pauses left out; 0 before it."""
+        if self._started is None:
+            return 0.0
+        end = self._stopped if self._stopped is not None else self.now()
+        if self._depth:
+            end = self._pause_began
+        return end - self._started - self._paused
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Takes a block off the clock; pauses nest."""
+        if self._depth == 0:
+            self.synchronise()
+            self._pause_began = self.now()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            if self._depth == 1:
+                self.synchronise()
+                self._paused += self.now() - self._pause_began
+            self._depth -= 1

@@ -1,0 +1,167 @@
+"""The ledger: what was spent, on what, and how much is left.
+
+One run has three accounts.  `run` is the bill.  `rehearsal` holds the steps that were priced on
+cloned state before training; it is free up to 5 % of the budget and the excess is billed.  `harness`
+holds the harness's own evaluations, recorded and never billed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bench.errors import BudgetExhausted, LedgerTampered
+from bench.train.clock import Clock
+
+Account = Literal["run", "rehearsal", "harness"]
+Track = Literal["portable", "gpu"]
+Key = tuple[tuple[str, int], ...]
+
+FREE_REHEARSAL = 0.05
+_TOLERANCE = 1e-9  # relative; shares of a budget are floats, the FLOPs behind them integers
+
+
+@dataclass
+class Item:
+    """All blocks of one account, label and key."""
+
+    calls: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Fence:
+    """A limit on what may have been spent in all, in RT; compared by identity."""
+
+    limit: float
+
+
+@dataclass(frozen=True)
+class ReferencePrice:
+    """What one reference training (RT) costs on this machine, in both currencies."""
+
+    flops: int
+    seconds: float
+
+
+@dataclass
+class Ledger:
+    """Accounts of one run under a budget.
+
+    Args:
+        budget: In RT.
+        reference: The price of one RT.
+        track: `portable` binds on FLOPs, `gpu` on device-seconds.
+        clock: Elapsed device-seconds.
+    """
+
+    budget: float
+    reference: ReferencePrice
+    track: Track
+    clock: Clock
+    account: Account = "run"
+    rehearsal_seconds: float = 0.0
+    _items: dict[tuple[Account, str, Key], Item] = field(default_factory=dict)
+    _totals: dict[Account, int] = field(default_factory=dict)
+    _fences: list[Fence] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._fences.append(Fence(self.budget))
+
+    def charge(self, label: str, key: Key, flops: int) -> Item:
+        """Books one block on the current account and returns its item."""
+        item = self._items.setdefault((self.account, label, key), Item())
+        item.calls += 1
+        item.flops += flops
+        self._totals[self.account] = self._totals.get(self.account, 0) + flops
+        return item
+
+    def audit(self) -> None:
+        """Checks that the items add up to the totals.
+
+        Raises:
+            LedgerTampered: If they don't.
+        """
+        for account in ("run", "rehearsal", "harness"):
+            items = sum(item.flops for (a, _, _), item in self._items.items() if a == account)
+            if items != self._totals.get(account, 0):
+                raise LedgerTampered(
+                    f"the {account} account's items add up to {items} FLOPs, its total says "
+                    f"{self._totals.get(account, 0)}: the ledger was changed from outside"
+                )
+
+    def flops(self, account: Account) -> int:
+        """FLOPs booked on an account."""
+        return self._totals.get(account, 0)
+
+    @property
+    def billed_flops(self) -> int:
+        """The bill in FLOPs: the run, and rehearsal beyond its free share of the budget."""
+        free = FREE_REHEARSAL * self.budget * self.reference.flops
+        return self.flops("run") + int(max(0.0, self.flops("rehearsal") - free))
+
+    @property
+    def billed_seconds(self) -> float:
+        """The bill in device-seconds: the clock, and rehearsal beyond its free share."""
+        free = FREE_REHEARSAL * self.budget * self.reference.seconds
+        return self.clock.elapsed + max(0.0, self.rehearsal_seconds - free)
+
+    @property
+    def spent(self) -> float:
+        """What the run has cost so far, in RT of the binding currency."""
+        if self.track == "gpu":
+            return self.billed_seconds / self.reference.seconds
+        return self.billed_flops / self.reference.flops
+
+    @property
+    def remaining(self) -> float:
+        """RT left inside every open slice."""
+        return max(0.0, min(fence.limit for fence in self._fences) - self.spent)
+
+    def admit(self, cost: float) -> None:
+        """Lets a block of this cost (RT) begin.
+
+        Raises:
+            BudgetExhausted: If it does not fit; `scope` is the innermost fence it would cross.
+        """
+        if self.account != "run":
+            return
+        after = self.spent + cost
+        for fence in reversed(self._fences):
+            if after > fence.limit + _TOLERANCE * self.budget:
+                what = "budget" if fence is self._fences[0] else "slice"
+                raise BudgetExhausted(
+                    f"{cost:.4g} RT more would take the bill to {after:.4g} RT, past the {what}'s "
+                    f"end at {fence.limit:.4g} RT",
+                    fence,
+                )
+
+    @contextmanager
+    def slice(self, fraction: float) -> Iterator[None]:
+        """Fences off a fraction of what remains; ends quietly when that is used up."""
+        outer = min(fence.limit for fence in self._fences)
+        spent = self.spent
+        fence = Fence(outer if fraction == 1.0 else spent + fraction * max(0.0, outer - spent))
+        self._fences.append(fence)
+        try:
+            yield
+        except BudgetExhausted as exhausted:
+            if exhausted.scope is not fence:
+                raise
+        finally:
+            self._fences.remove(fence)
+
+    @contextmanager
+    def on_account(self, account: Account) -> Iterator[None]:
+        """Books the blocks inside on another account."""
+        before, self.account = self.account, account
+        try:
+            yield
+        finally:
+            self.account = before
+
+    def items(self, account: Account) -> list[tuple[str, Key, Item]]:
+        """The items of an account, by label and key."""
+        found = [(label, key, i) for (a, label, key), i in self._items.items() if a == account]
+        return sorted(found, key=lambda entry: entry[:2])

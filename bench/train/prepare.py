@@ -1,0 +1,83 @@
+"""From a loaded source to a task: split, distort, and keep the truth away from the method.
+
+What the method gets is `Prepared.task`.  The test set, the true labels and which of them were
+flipped stay with the harness.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from bench.data.arrays import Arrays
+from bench.data.distort import Distorted, Distortion
+from bench.data.sources import Source
+from bench.data.split import stratified
+from bench.networks import build
+from bench.train.recipe import Recipe
+from bench.train.task import Task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task and what the harness knows beside it.
+
+    Attributes:
+        task: For the method.
+        test: The clean test set.
+        distorted: Which training labels are wrong, and the counts.
+    """
+
+    task: Task
+    test: Arrays
+    distorted: Distorted
+
+
+def prepare(
+    source: Source,
+    *,
+    distort: str,
+    network: str,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    val_fraction: float | None = None,
+) -> Prepared:
+    """Splits off a clean validation set, then distorts what remains.
+
+    Split and distortion depend on the seed alone.  A source with a validation split of its own
+    keeps it.  Mean and standard deviation are the whole source training set's, so that
+    normalisation is the same under every distortion.
+
+    Raises:
+        ConfigError: If the network is unknown or cannot take the images.
+    """
+    classes = len(source.classes)
+    rest, val = _split(source, val_fraction or source.val_fraction, seed)
+    distorted = Distortion.parse(distort).apply(rest.labels.cpu(), classes, seed)
+    train = rest.subset(distorted.index).with_labels(distorted.labels).to(device)
+    mean, std = source.train.channel_stats()
+    channels, size = source.train.images.shape[1], source.train.images.shape[-1]
+    factory = partial(build, network, classes, channels, size)
+    factory()  # an impossible network is refused before any work starts
+    task = Task(
+        classes=classes,
+        channels=channels,
+        size=size,
+        train=train,
+        val=val.to(device),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.clamp_min(1e-3).tolist()),
+        flip=source.flip,
+        recipe=recipe,
+        network=factory,
+        device=device,
+    )
+    return Prepared(task, source.test.to(device), distorted)
+
+
+def _split(source: Source, fraction: float, seed: int) -> tuple[Arrays, Arrays]:
+    if source.val is not None:
+        return source.train, source.val
+    rest, part = stratified(source.train.labels.cpu(), fraction, "split", seed)
+    return source.train.subset(rest), source.train.subset(part)

@@ -1,0 +1,291 @@
+"""The session: everything that a method may touch during one run.
+
+    learner = session.learner()                      # fresh, equal across methods at one seed
+    price = session.price("train", step)             # RT, rehearsed on cloned state
+    steps = session.plan(train=session.afford(price))["train"]
+    for i in range(steps):
+        with session.metered("train"):               # the only place where networks may run
+            ...
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from bench.augment.policy import Batch
+from bench.data.batches import Batches
+from bench.errors import PlanError
+from bench.rng import Streams, forked
+from bench.train.evaluate import Metrics, evaluate
+from bench.train.learner import Learner
+from bench.train.meter import Block, Meter
+from bench.train.state import Kept, restore, snapshot
+from bench.train.task import Task
+from bench.train.trace import Trace
+
+Observer = Callable[[Learner, float], None]
+TIMED_STEPS = 30
+WARM_UP_STEPS = 3
+
+
+class Session:
+    """One run of one method on one task at one seed.
+
+    Args:
+        task: Training and validation data, recipe and network.
+        meter: Prices and books every block.
+        seed: Names every random stream of the run; streams do not depend on the method.
+        compiled: Whether learners are compiled.
+        observe: Called with a learner and the share of the plan that is done; the harness evaluates
+            there, off the clock.
+        replay: Plans of an earlier run, to be followed instead of made anew.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        meter: Meter,
+        seed: int,
+        *,
+        compiled: bool = False,
+        observe: Observer | None = None,
+        replay: list[dict[str, int]] | None = None,
+    ) -> None:
+        self.task = task
+        self.seed = seed
+        self.prices: dict[str, float] = {}
+        self.plans: list[dict[str, int]] = []
+        self.tallies: dict[str, int] = {"steps": 0, "images_seen": 0, "policy_updates": 0}
+        self.trace = Trace()
+        self._meter = meter
+        self._compiled = compiled
+        self._observe = observe
+        self._replay = replay
+        self._streams = Streams("run", seed)
+        self._counters: dict[str, int] = {}
+        self._learners: weakref.WeakSet[Learner] = weakref.WeakSet()
+        self._batches: weakref.WeakSet[_BatchIterator] = weakref.WeakSet()
+        self._kept: dict[str, Kept] = {}
+
+    # What to learn with
+
+    def learner(self, network: nn.Module | None = None) -> Learner:
+        """A learner with the run's next initial weights.
+
+        The k-th call of a run gets the k-th initialisation, equal across methods at one seed.
+
+        Args:
+            network: A network of the method's own, e.g. a hypernetwork.  Each of its parameters
+                that has the name and shape of one of the task's network gets that one's initial
+                value; the others keep theirs.
+        """
+        with forked("initial weights", self.seed, self._next("learner")):
+            plain = self.task.network()
+        if network is None:
+            network = plain
+        else:
+            values = plain.state_dict()
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    if name in values and values[name].shape == parameter.shape:
+                        parameter.copy_(values[name])
+        learner = Learner(network, self.task, self._compiled)
+        self._learners.add(learner)
+        return learner
+
+    def batches(self, split: Literal["train", "val"], size: int | None = None) -> Iterator[Batch]:
+        """Endless shuffled full batches; the order of the k-th call is equal across methods.
+
+        Args:
+            split: Which arrays.
+            size: Images a batch; the recipe's batch size by default, the whole split at most.
+        """
+        arrays = self.task.train if split == "train" else self.task.val
+        stream = self._streams(f"order {split} {self._next(f'order {split}')}")
+        batches = _BatchIterator(Batches(arrays, size or self.task.recipe.batch_size, stream))
+        self._batches.add(batches)
+        return batches
+
+    def rng(self, stream: str) -> torch.Generator:
+        """The run's named host generator, e.g. `policy`; streams never disturb each other."""
+        return self._streams(f"method {stream}")
+
+    def keep(self, **objects: Kept) -> None:
+        """Registers what the method changes while it runs, beside learners and batches.
+
+        Rehearsals put these objects back, and checkpoints hold them.
+        """
+        self._kept.update(objects)
+
+    # What it costs
+
+    def metered(self, label: str, **key: int) -> Block:
+        """The only context in which a learner's network may be called.
+
+        Args:
+            label: What the work is for, on the bill.
+            key: Every integer that changes the work beside the shapes of network inputs: tangent
+                columns, Neumann terms, copies.
+
+        Raises:
+            BudgetExhausted: If the block does not fit into what remains.
+            UnmeteredCompute: If it does other work than its label and key were priced for.
+        """
+        return self._meter.block(label, **key)
+
+    @property
+    def remaining(self) -> float:
+        """RT left in the budget, or in the innermost slice."""
+        return self._meter.ledger.remaining
+
+    def slice(self, fraction: float) -> AbstractContextManager[None]:
+        """Fences off a fraction of what remains; the block ends quietly when that is used up.
+
+        Raises:
+            ValueError: If the fraction is not in (0, 1].
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"slice({fraction}): the fraction must be in (0, 1]")
+        return self._meter.ledger.slice(fraction)
+
+    def price(self, label: str, step: Callable[[], object]) -> float:
+        """Cost in RT of one call of `step`, measured in a rehearsal that is undone and unbilled.
+
+        Learners, their optimisers, batches, random streams and everything given to `keep` are put
+        back afterwards.  Rehearsals are free up to 5 % of the budget; more is billed.
+
+        Args:
+            label: The name under which the price is recorded.
+            step: One step of the work to come, its metered blocks included.
+        """
+        with self._rehearsal():
+            if self._meter.ledger.track == "portable":
+                before = self._meter.ledger.flops("rehearsal")
+                step()
+                flops = self._meter.ledger.flops("rehearsal") - before
+                price = flops / self._meter.ledger.reference.flops
+            else:
+                price = self._seconds(step) / self._meter.ledger.reference.seconds
+        self.prices[label] = price
+        return price
+
+    def afford(self, price: float, share: float = 1.0) -> int:
+        """How many steps of this price (RT) fit into a share of what remains.
+
+        Raises:
+            ValueError: If the price is 0: such steps would never end.
+        """
+        if price <= 0:
+            raise ValueError(f"afford({price}): a step without a price fits for ever")
+        return math.floor(share * self.remaining / price * (1 + 1e-9))
+
+    def plan(self, **steps: int) -> dict[str, int]:
+        """Fixes integer step counts before training, so that every schedule knows its end.
+
+        Args:
+            steps: How often each priced label will run.
+
+        Returns:
+            The counts to follow: these, or the recorded ones when a run is being replayed.
+
+        Raises:
+            PlanError: If the priced labels cost more than what remains.
+        """
+        if self._replay is not None:
+            if len(self.plans) >= len(self._replay):
+                raise PlanError("the run makes more plans than the record that it repeats")
+            steps = self._replay[len(self.plans)]
+        cost = sum(self.prices.get(label, 0.0) * count for label, count in steps.items())
+        if self._replay is None and cost > self.remaining * (1 + 1e-6):
+            raise PlanError(
+                f"the plan {steps} costs {cost:.4g} RT and only {self.remaining:.4g} RT remain"
+            )
+        self.plans.append(dict(steps))
+        return dict(steps)
+
+    # What happened
+
+    def validate(self, learner: Learner) -> Metrics:
+        """Metrics on the clean validation images, billed."""
+        return evaluate(learner, self.task.val, self._meter, "validate")
+
+    def progress(self, learner: Learner, fraction: float) -> None:
+        """Says which share of the plan is done; the harness may evaluate the learner here.
+
+        Call it after every step, or at least at every quarter.
+        """
+        if self._observe is not None:
+            self._observe(learner, fraction)
+
+    def tally(self, **counts: int) -> None:
+        """Adds to the record's totals: steps, images_seen, policy_updates or names of your own."""
+        for name, count in counts.items():
+            self.tallies[name] = self.tallies.get(name, 0) + count
+
+    def log(self, **values: Any) -> None:
+        """Appends to the trace: numbers, lists, or tensors (left on the device until the end)."""
+        self.trace.append(self.tallies["steps"], values)
+
+    # Rehearsal
+
+    @contextmanager
+    def _rehearsal(self) -> Iterator[None]:
+        ledger = self._meter.ledger
+        kept: list[Kept] = [self._streams, *self._learners, *self._batches, *self._kept.values()]
+        states = [snapshot(one) for one in kept]
+        counters, tallies, trace = dict(self._counters), dict(self.tallies), self.trace.mark()
+        began = ledger.clock.now()
+        devices = [self.task.device] if self.task.device.type == "cuda" else []
+        try:
+            with ledger.clock.pause(), ledger.on_account("rehearsal"):
+                with torch.random.fork_rng(devices=devices):
+                    yield
+        finally:
+            for one, state in zip(kept, states, strict=True):
+                restore(one, state)
+            self._counters, self.tallies = counters, tallies
+            self.trace.rewind(trace)
+            ledger.rehearsal_seconds += ledger.clock.now() - began
+
+    def _seconds(self, step: Callable[[], object]) -> float:
+        """Mean device-seconds of a step after warm-up."""
+        clock = self._meter.ledger.clock
+        for _ in range(WARM_UP_STEPS):
+            step()
+        clock.synchronise()
+        began = clock.now()
+        for _ in range(TIMED_STEPS):
+            step()
+        clock.synchronise()
+        return (clock.now() - began) / TIMED_STEPS
+
+    def _next(self, name: str) -> int:
+        self._counters[name] = self._counters.get(name, 0) + 1
+        return self._counters[name] - 1
+
+
+class _BatchIterator:
+    """Batches of the data layer as batches of the augmentation layer."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._source = batches
+
+    def __iter__(self) -> "_BatchIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._source)
+        return Batch(batch.images, batch.labels, batch.index)
+
+    def state_dict(self) -> Any:
+        """Permutation and position."""
+        return self._source.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continues from `state`."""
+        self._source.load_state_dict(state)

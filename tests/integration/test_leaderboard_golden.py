@@ -1,0 +1,64 @@
+"""Records on disk to the published files, compared byte for byte with those in `tests/golden`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
+
+from report_records import GOLDEN, SUITE, golden_records, make, save
+
+from bench.errors import RecordError
+from bench.record import record_path
+from bench.report.leaderboard import write
+
+PAPER = {"gar": "2.1 (Table 2, WRN-28-10)"}
+
+
+@pytest.mark.parametrize("name", ["leaderboard.csv", "leaderboard.md"])
+def test_files_are_the_golden_ones(tmp_path, name):
+    save(golden_records(), tmp_path)
+    paths = write(tmp_path, SUITE, paper=PAPER)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        f"{SUITE}/leaderboard.csv",
+        f"{SUITE}/leaderboard.md",
+    ]
+    found = (tmp_path / SUITE / name).read_text(encoding="utf-8")
+    assert found == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_writing_again_changes_no_byte(tmp_path):
+    save(golden_records(), tmp_path)
+    first = [path.read_bytes() for path in write(tmp_path, SUITE)]
+    assert [path.read_bytes() for path in write(tmp_path, SUITE)] == first
+    assert not list((tmp_path / SUITE).glob(".*"))
+
+
+def test_only_the_records_asked_for_are_used(tmp_path):
+    """A stale record, left by an older version of a method, stops the table unless left out."""
+    records = golden_records()
+    save([*records, make("gar", "digits", 0, 0.5, hash="stale")], tmp_path)
+    with pytest.raises(RecordError, match="remove the stale one"):
+        write(tmp_path, SUITE)
+    write(tmp_path, SUITE, paper=PAPER, hashes={record.hash for record in records})
+    found = (tmp_path / SUITE / "leaderboard.csv").read_text(encoding="utf-8")
+    assert found == (GOLDEN / "leaderboard.csv").read_text(encoding="utf-8")
+
+
+def test_no_records_and_torn_records_are_one_sentence(tmp_path):
+    with pytest.raises(RecordError, match="augbench run --suite"):
+        write(tmp_path, SUITE)
+    save([make()], tmp_path)
+    path = record_path(tmp_path, SUITE, make().hash)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(RecordError, match="not a readable"):
+        write(tmp_path, SUITE)
+
+
+def test_report_needs_no_torch():
+    heavy = "import sys, bench.report.leaderboard as _; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", heavy], check=True)
+    light = "import sys, bench.report.statistics; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", light], check=True)
