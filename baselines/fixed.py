@@ -1,7 +1,7 @@
 """Fixed policies: no augmentation, the standard crop and flip, and Cutout on top of it.
 
-Each is available in its natural length, one reference training, and filled: the whole budget as one
-longer training, which is what a method that searches has to beat.
+Each is available in its natural length, one reference training, and filled: the whole budget as
+one longer training, which is what a method that searches has to beat.
 """
 
 from abc import abstractmethod

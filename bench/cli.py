@@ -3,7 +3,6 @@
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -152,7 +151,9 @@ def new(
 @app.command()
 @one_sentence
 def check(
-    method: Annotated[str, typer.Argument(help="The method, e.g. gar or standard[length=filled].")],
+    method: Annotated[
+        str, typer.Argument(help="The method, e.g. gar or standard[length=filled].")
+    ],
     plugin: Plugins = None,
 ) -> None:
     """Checks that a method keeps the rules: determinism, bill, budget, data wall, RNG hygiene."""
@@ -197,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,5 @@
-"""What to run: suites (TOML) and single runs, strictly validated, and the hash that names a record.
+"""What to run: suites (TOML) and single runs, strictly validated, and the hash that names a
+record.
 
 A suite is the product of its tasks, methods, budgets and seeds; a run is one point of it.
 """
@@ -96,7 +97,9 @@ class Suite(_Frozen):
     reference: str | None = None
     tasks: list[SuiteTask] = Field(min_length=1)
 
-    def runs(self, *, device: Literal["cpu", "cuda"], threads: int, compiled: bool) -> Iterator[Any]:
+    def runs(
+        self, *, device: Literal["cpu", "cuda"], threads: int, compiled: bool
+    ) -> Iterator[Any]:
         """Every run, seed by seed, so that an interrupted suite holds whole blocks."""
         for budget in self.budgets:
             for seed in range(self.seeds):
@@ -166,7 +169,7 @@ def validated(model: type[Model], content: dict[str, Any], what: str) -> Model:
         place = ".".join(str(part) for part in first["loc"]) or "it"
         if first["type"] == "extra_forbidden":
             allowed = ", ".join(model.model_fields) or "none"
-            message = f"unknown option; the top-level options are {allowed}"
+            message = f"unknown; the options are {allowed}"
         else:
             message = f"{first['input']!r}: {first['msg']}"
         raise ConfigError(f"{what}: {place}: {message}") from error

@@ -4,9 +4,9 @@
 has no finished record yet, and is the only writer of records.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,10 @@ import torch
 from bench import progress
 from bench.config import RunConfig, Suite, SuiteTask, TaskConfig, load_suite, run_hash, validated
 from bench.data.sources import fingerprint
-from bench.errors import ConfigError, RecordError
+from bench.errors import ConfigError
 from bench.executor import LocalProcesses, Started
 from bench.plugins import Plugin, Selected, select
-from bench.record import read_record, record_path, write_record
+from bench.record import Record, read_record, record_path, write_record
 from bench.runner import DataOptions
 from bench.train.prepare import prepare
 from bench.train.recipe import Recipe
@@ -31,6 +31,7 @@ DEFAULT_METHODS = (
     "cutout", "cutout[length=filled]",
 )  # fmt: skip
 DEFAULT_EPOCHS = 30
+Cell = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,17 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
     slots, device = _slots(request)
     suite = _suite(request, data, device)
     selected = {text: select(plugins, text) for text in suite.methods}
-    jobs, finished, prints = [], [], {}
-    runs = list(suite.runs(device=device, threads=request.threads, compiled=request.compiled))
-    for config in runs:
+    jobs: list[Job] = []
+    finished: list[Job] = []
+    prints: dict[str, tuple[str, str]] = {}
+    existing = _Existing.read(request.results, suite.name)
+    for config in suite.runs(device=device, threads=request.threads, compiled=request.compiled):
         where = config.task.data
         if where not in prints:
             prints[where] = canonical(where), fingerprint(where, request.root)
         job = _job(config, selected[config.method], data, *prints[where])
-        done = _is_finished(record_path(request.results, suite.name, job.name))
-        (finished if done else jobs).append(job)
+        existing.check(job, request.results)
+        (finished if existing.finished(job) else jobs).append(job)
     _rehearse(jobs, data)
     return Campaign(request, suite, jobs, finished, slots, device)
 
@@ -158,7 +161,7 @@ def projection(campaign: Campaign) -> str:
 
 
 def canonical(data: str) -> str:
-    """A source's name without its path, as records hold it: `parquet:DIR/birds` → `parquet:birds`."""
+    """A source's name without its path, as records hold it: `folder:A/birds` → `folder:birds`."""
     kind, colon, path = data.partition(":")
     return f"{kind}:{Path(path).expanduser().absolute().name}" if colon else data
 
@@ -239,26 +242,70 @@ def _slots(request: Request) -> tuple[list[str | None], Literal["cpu", "cuda"]]:
     return list(wanted), "cuda"
 
 
-def _job(
-    config: RunConfig, selected: Selected, data: DataOptions, name: str, print_: str
-) -> Job:
+def _job(config: RunConfig, selected: Selected, data: DataOptions, name: str, print_: str) -> Job:
     config = config.model_copy(update={"method": selected.spec})
     hash_ = run_hash(config, name, print_, selected.plugin.source)
     return Job(hash_, config, selected.plugin.path, data)
 
 
-def _is_finished(path: Path) -> bool:
-    """Whether a record of success is there; a failed one is run again.
+@dataclass(frozen=True)
+class _Existing:
+    """The records that a suite's folder holds already, by cell."""
 
-    Raises:
-        RecordError: If a file is there that is no record: nobody but its owner may delete it.
-    """
-    if not path.exists():
-        return False
-    try:
-        return read_record(path).status == "ok"
-    except RecordError as error:
-        raise RecordError(f"{error}; move it away to run it again") from error
+    records: dict[Cell, Record]
+
+    @classmethod
+    def read(cls, results: Path, suite: str) -> "_Existing":
+        """Reads them all.
+
+        Raises:
+            RecordError: If a file there is no record: nobody but its owner may delete it.
+        """
+        folder = results / suite / "runs"
+        paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        found = [read_record(path) for path in paths]
+        return cls({_cell(record.config): record for record in found})
+
+    def finished(self, job: Job) -> bool:
+        """Whether the job has a record of success; a failed one is run again."""
+        record = self.records.get(_cell(_recorded(job)))
+        return record is not None and record.hash == job.name and record.status == "ok"
+
+    def check(self, job: Job, results: Path) -> None:
+        """Refuses to mix two recipes under one task name.
+
+        Raises:
+            ConfigError: If records of this task were made with other settings.
+        """
+        wanted = _recorded(job)["task"]
+        for record in self.records.values():
+            task = record.config["task"]
+            same = all(task[part] == wanted[part] for part in ("data", "distort", "network"))
+            if same and task != wanted:
+                changed = next(part for part in wanted if task[part] != wanted[part])
+                raise ConfigError(
+                    f"{results / job.config.suite}/runs holds runs of {_where(task)} with "
+                    f"{changed} = {task[changed]}, not {wanted[changed]}: they cannot share a "
+                    "leaderboard; choose another --name or move those records away"
+                )
+
+
+def _recorded(job: Job) -> dict[str, Any]:
+    """A job's configuration as its record will hold it."""
+    content = job.config.model_dump(mode="json")
+    content["task"]["data"] = canonical(content["task"]["data"])
+    return content
+
+
+def _where(task: dict[str, Any]) -> str:
+    return " · ".join(task[part] for part in ("data", "distort", "network"))
+
+
+def _cell(config: dict[str, Any]) -> Cell:
+    """What a record is a result of; a new one of the same cell supersedes the old."""
+    task = config["task"]
+    where = [task[part] for part in ("data", "distort", "network")]
+    return (*where, *(config[part] for part in ("method", "budget", "seed", "track")))
 
 
 def _rehearse(jobs: list[Job], data: DataOptions) -> None:
@@ -296,9 +343,9 @@ def _settle(job: Job, done: Done, results: Path) -> tuple[str, bool]:
         return f"skipped: {done.skipped}", False
     if done.record is None:
         return f"{done.refused}", True
-    path = record_path(results, job.config.suite, job.name)
-    write_record(path, done.record)
-    record = done.record
+    record, path = done.record, record_path(results, job.config.suite, job.name)
+    write_record(path, record)
+    _supersede(results, record)
     if record.failure is not None:
         return f"{record.failure.type}: {record.failure.message} (see {path})", True
     assert record.scores is not None
@@ -310,14 +357,19 @@ def _settle(job: Job, done: Done, results: Path) -> tuple[str, bool]:
     )
 
 
+def _supersede(results: Path, record: Record) -> None:
+    """Moves older records of the same cell aside: a method's source or the machine changed."""
+    cell = _cell(record.config)
+    for path in sorted((results / record.suite / "runs").glob("*.json")):
+        if path.stem != record.hash and _cell(json.loads(path.read_bytes())["config"]) == cell:
+            aside = results / record.suite / "superseded" / path.name
+            aside.parent.mkdir(exist_ok=True)
+            path.replace(aside)
+
+
 def _label(config: RunConfig) -> str:
     task = config.task
     return (
         f"{canonical(task.data)} · {task.distort} · {config.method} · {config.budget:g} RT · "
         f"seed {config.seed}"
     )
-
-
-def records(results: Path, suite: str) -> Iterator[Path]:
-    """The suite's record files."""
-    yield from sorted((results / suite / "runs").glob("*.json"))

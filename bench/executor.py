@@ -43,8 +43,8 @@ class _Running:
 class LocalProcesses:
     """Runs jobs in processes of this machine.
 
-    A fork server imports torch once; each run is a fresh fork of it, so that nothing that ran before
-    can touch its bits, and starting costs a fraction of a second.
+    A fork server imports torch once; each run is a fresh fork of it, so that nothing that ran
+    before can touch its bits, and starting costs a fraction of a second.
 
     Args:
         slots: One entry a process at a time: a CUDA device number, or None on the CPU.

@@ -8,8 +8,8 @@
             fit(session, learner, policy)
             return Fitted(learner, policy)
 
-A method owns its procedure: hooks into somebody else's loop could not express many whole trainings,
-N sets of weights, a linear solve or a search.  What it may touch is the `Session`.
+A method owns its procedure: hooks into somebody else's loop could not express many whole
+trainings, N sets of weights, a linear solve or a search.  What it may touch is the `Session`.
 """
 
 from abc import ABC, abstractmethod

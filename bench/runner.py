@@ -6,6 +6,7 @@ The runner holds what the method must not see: the test set, the true labels and
 
 import math
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Outcome:
 
 
 class Observer:
-    """Evaluates at 25, 50, 75 and 100 % of the plan, off the clock and out of the method's sight."""
+    """Evaluates at 25, 50, 75 and 100 % of the plan, off the clock, unseen by the method."""
 
     def __init__(self, prepared: Prepared, meter: Meter, progress: Progress) -> None:
         self._prepared = prepared
@@ -169,6 +170,45 @@ def _shortened(text: str) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Everything set up for a method to run."""
+
+    session: Session
+    meter: Meter
+    observer: Observer
+    clock: Clock
+
+
+def stage(
+    prepared: Prepared,
+    config: RunConfig,
+    *,
+    progress: Progress = lambda phase, share, error: None,
+    audit_rate: float = AUDIT_RATE,
+    now: Time = time.perf_counter,
+) -> Stage:
+    """Prices the reference training and opens the books.
+
+    Args:
+        prepared: The task and the test set.
+        config: Budget, seed, track and flags.
+        progress: As in `execute`.
+        audit_rate: Share of metered blocks that are counted again.
+        now: Source of time in seconds, for tests.
+    """
+    task, device = prepared.task, prepared.task.device
+    torch.manual_seed(key("global", config.seed))  # dropout has no generator of its own
+    timed = TIMED_STEPS[config.track]
+    reference = reference_price(task, timed_steps=timed, compiled=config.compile, now=now)
+    clock = Clock(device, now)
+    ledger = Ledger(config.budget, reference, config.track, clock)
+    meter = Meter(ledger, device, config.seed, audit_rate, compiled=config.compile)
+    observer = Observer(prepared, meter, progress)
+    session = Session(task, meter, config.seed, compiled=config.compile, observe=observer)
+    return Stage(session, meter, observer, clock)
+
+
 def run_method(
     method: Method,
     prepared: Prepared,
@@ -176,40 +216,38 @@ def run_method(
     *,
     progress: Progress = lambda phase, share, error: None,
     audit_rate: float = AUDIT_RATE,
-    now: Time | None = None,
+    now: Time = time.perf_counter,
 ) -> Outcome:
-    """Prices the reference training, runs the method on the clock, evaluates its final weights."""
-    task, device = prepared.task, prepared.task.device
-    torch.manual_seed(key("global", config.seed))  # dropout has no generator of its own
-    timed = TIMED_STEPS[config.track]
-    progress("reference", 0.0, None)
-    reference = reference_price(task, timed_steps=timed, compiled=config.compile, now=now)
+    """Runs the method on the clock, then evaluates its final weights off it; see `stage`.
 
-    clock = Clock(device, now) if now else Clock(device)
-    ledger = Ledger(config.budget, reference, config.track, clock)
-    meter = Meter(ledger, device, config.seed, audit_rate, count_while_training=not config.compile)
-    observer = Observer(prepared, meter, progress)
-    session = Session(task, meter, config.seed, compiled=config.compile, observe=observer)
-    clock.start()
-    fitted = method.run(session)
-    clock.stop()
+    Raises:
+        Diverged: If the final weights predict anything that is not finite.
+        LedgerTampered: If the books do not add up.
+    """
+    progress("reference", 0.0, None)
+    set_ = stage(prepared, config, progress=progress, audit_rate=audit_rate, now=now)
+    meter, ledger = set_.meter, set_.meter.ledger
+    set_.clock.start()
+    fitted = method.run(set_.session)
+    set_.clock.stop()
     meter.collect()
     ledger.audit()
 
     progress("evaluate", min(1.0, ledger.spent / ledger.budget), None)
-    observer(fitted.learner, 1.0)
+    learner = fitted.learner
+    set_.observer(learner, 1.0)
     with meter.harness():
-        test = evaluate(fitted.learner, prepared.test, meter, "test")
-        val = evaluate(fitted.learner, task.val, meter, "test")
-        train_error, memorised = _on_train(fitted.learner, prepared, meter)
+        test = evaluate(learner, prepared.test, meter, "test")
+        val = evaluate(learner, prepared.task.val, meter, "test")
+        train_error, memorised = _on_train(learner, prepared, meter)
     if not (test.finite and val.finite):
         raise Diverged("the final weights predict values that are not finite: training diverged")
     after = None
     if config.track == "gpu":
-        after = reference_price(task, timed_steps=timed, compiled=config.compile, now=now)
-    return Outcome(
-        fitted, session, meter, observer.curve, test, val, train_error, memorised, after
-    )
+        timed = TIMED_STEPS["gpu"]
+        after = reference_price(prepared.task, timed_steps=timed, compiled=config.compile, now=now)
+    curve = set_.observer.curve
+    return Outcome(fitted, set_.session, meter, curve, test, val, train_error, memorised, after)
 
 
 def _on_train(learner: Learner, prepared: Prepared, meter: Meter) -> tuple[float, float | None]:

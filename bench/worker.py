@@ -1,7 +1,7 @@
 """One run in one process: load the method, execute, send the record home.
 
-The worker never writes records.  Before it starts it sends the record that holds if it dies, so that
-a killed run is a failure with a name rather than a hole.
+The worker never writes records.  Before the method starts it sends the record that holds if
+it dies, so that a killed run is a failure with a name rather than a hole.
 """
 
 import os

@@ -1,8 +1,8 @@
 """A policy is three pure functions: draw for a batch, apply the draw, weigh it.
 
-    draw = policy.sample(batch.index, rng)      # host: what happens to each image
-    batch = policy.apply(batch, draw)           # device: the pixels
-    log_p = policy.log_prob(draw)               # (B,), for score-function methods
+draw = policy.sample(batch.index, rng)      # host: what happens to each image
+batch = policy.apply(batch, draw)           # device: the pixels
+log_p = policy.log_prob(draw)               # (B,), for score-function methods
 """
 
 from abc import ABC, abstractmethod

@@ -1,7 +1,7 @@
 """The standard augmentation of the small-image literature: padded crop, horizontal flip, Cutout.
 
-All three are index arithmetic on uint8 batches with an own draw for each image: one gather moves the
-pixels of crop and flip together.
+All three are index arithmetic on uint8 batches with an own draw for each image: one gather moves
+the pixels of crop and flip together.
 """
 
 import math
@@ -83,8 +83,8 @@ class Cutout(Policy):
     Args:
         side: Side of the square in pixels; rows centre - side//2 up to, without, centre + side//2.
         shape: Height and width of the images.
-        fill: One uint8 value per channel: the data set's rounded mean, because the papers put zeros
-            after normalisation.
+        fill: One uint8 value per channel: the data set's rounded mean, because the papers put
+            zeros after normalisation.
 
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
     Cutout", 2017 (16 pixels on CIFAR-10).  Deviation: the mean is rounded to a uint8 value.

@@ -48,6 +48,7 @@ _TURN = {
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
     *(ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error),
+    Image.DecompressionBombError,
 )
 
 
@@ -160,8 +161,9 @@ def _open(raw: Path | bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asking a PNG without an EXIF header for its orientation would decode the whole image.
-    if image.format == "PNG" and "exif" not in image.info:
+    # Pillow turns TIFF files itself, size included.  A PNG without an EXIF header would be decoded
+    # whole in search of one at its end.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if isinstance(orientation, int) else 1

@@ -136,8 +136,16 @@ class Listing:
         return replace(self, parts={**self.parts, **parts})
 
 
-def check(name: str, classes: tuple[str, ...], labels: dict[str, Integers]) -> None:
+def check(
+    name: str, classes: tuple[str, ...], labels: dict[str, Integers], skipped: int = 0
+) -> None:
     """Refuses splits that cannot be learned from or scored.
+
+    Args:
+        name: What to call the data set.
+        classes: Class names.
+        labels: Labels of each split.
+        skipped: Unreadable images left out, which may have been a class's last.
 
     Raises:
         DataError: Fewer than two classes, or a class without images to train or to test on.
@@ -150,7 +158,8 @@ def check(name: str, classes: tuple[str, ...], labels: dict[str, Integers]) -> N
             counts = np.bincount(labels[split], minlength=len(classes))
             if counts.min() == 0:
                 missing = classes[int(counts.argmin())]
-                raise DataError(f"{name}: class {missing!r} has no {split} images.")
+                why = f" without the {skipped} unreadable: mend or remove these" if skipped else ""
+                raise DataError(f"{name}: class {missing!r} has no {split} images{why}.")
 
 
 def hashed(*parts: object) -> str:

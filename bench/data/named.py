@@ -125,18 +125,13 @@ def _imagenet(root: Path) -> Listing:
     # The first of each class's names is not unique ("crane"); its WordNet number is.
     classes = zip(splits["train"].wnids, splits["train"].classes, strict=True)
     names = tuple(f"{number} {words[0]}" for number, words in classes)
-    return _listing("imagenet", names, parts, _IMAGENET_SIDE)
+    return _listing("imagenet", names, parts)
 
 
-def _listing(
-    name: str,
-    classes: tuple[str, ...],
-    parts: dict[str, Part],
-    side: int | None = None,
-) -> Listing:
-    """Arrays keep their size; files, always in colour, get the given one."""
+def _listing(name: str, classes: tuple[str, ...], parts: dict[str, Part]) -> Listing:
     train = parts["train"].pictures
-    frame = train.pixels.shape[1:3] if isinstance(train, InMemory) else (3, side)
+    # Square arrays keep their size; ImageNet alone consists of files.
+    frame = train.pixels.shape[1:3] if isinstance(train, InMemory) else (3, _IMAGENET_SIDE)
     return Listing(
         name,
         classes,

@@ -172,7 +172,7 @@ def _labels(listing: Listing, decoded: Decoded) -> dict[str, Integers]:
 
 def _source(listing: Listing, decoded: Decoded, digest: str) -> Source:
     labels = _labels(listing, decoded)
-    check(listing.name, listing.classes, labels)  # skipping may have emptied a class
+    check(listing.name, listing.classes, labels, skipped=len(decoded.unreadable))
     arrays = {split: _arrays(decoded, split, labels[split]) for split in labels}
     return Source(
         name=listing.name,

@@ -62,7 +62,9 @@ def _timm(name: str, classes: int, channels: int, size: int) -> nn.Module:
     import timm
 
     if name not in timm.list_models():
-        raise ConfigError(f"network 'timm:{name}' is unknown: timm {timm.__version__} has no {name!r}")
+        raise ConfigError(
+            f"network 'timm:{name}' is unknown: timm {timm.__version__} has no {name!r}"
+        )
     arguments = {"num_classes": classes, "in_chans": channels}
     try:
         network: nn.Module = timm.create_model(name, img_size=size, **arguments)

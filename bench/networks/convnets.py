@@ -11,10 +11,11 @@ from bench.networks.wide_resnet import initialise
 class LeNet(nn.Module):
     """LeNet-5 with ReLU and max pooling.
 
-    Source: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, Figure 2;
+    Source: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, Figure
+        2;
     ReLU, max pooling and a plain linear output are today's usual changes.  61,706 parameters for
-    28×28×1 (the first convolution pads by 2 so that 28×28 behaves as the paper's 32×32), 62,006 for
-    32×32×3 without that padding.
+    28×28×1 (the first convolution pads by 2 so that 28×28 behaves as the paper's 32×32), 62,006
+    for 32×32×3 without that padding.
 
     Raises:
         ConfigError: If the images are smaller than 28×28.
@@ -54,7 +55,8 @@ class LeNet(nn.Module):
 class SmallCNN(nn.Module):
     """Three 3×3 convolutions (32, 64, 64 channels) with BatchNorm, strides 1, 2, 2, mean pooling.
 
-    Made for this project's quick suite: seconds on a CPU at 8×8, and BatchNorm as in the real ones.
+    Made for this project's quick suite: seconds on a CPU at 8×8, and BatchNorm as in the real
+    ones.
     """
 
     def __init__(self, classes: int, channels: int = 3, size: int = 32) -> None:

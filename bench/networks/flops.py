@@ -61,7 +61,9 @@ class FlopCounter:
     def __enter__(self) -> "FlopCounter":
         self._warnings.__enter__()
         # The counter's module hooks are global and harmless to a compiled network.
-        warnings.filterwarnings("ignore", "Using `torch.compile\\(module\\)` when there are global")
+        warnings.filterwarnings(
+            "ignore", "Using `torch.compile\\(module\\)` when there are global"
+        )
         self._mode.__enter__()
         return self
 

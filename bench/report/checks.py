@@ -4,7 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from bench.errors import RecordError
-from bench.record import SCHEMA, Record
+from bench.record import SCHEMA, Record, TaskInfo
+
+DRIFT = 0.03
+"""Change of RT within a run above which the table says so (notes/harness.md, section 5)."""
 
 
 def check(records: Sequence[Record], suite: str) -> None:
@@ -62,11 +65,16 @@ def _one_task_a_name(records: Iterable[Record]) -> None:
             continue
         first = seen.setdefault((record.task.name, record.seed), record)
         assert first.task is not None
-        if (first.task.digest, first.task.recipe) != (record.task.digest, record.task.recipe):
+        if _data(first.task) != _data(record.task):
             raise RecordError(
                 f"records {first.hash} and {record.hash} call different data or recipes "
                 f"{record.task.name}, seed {record.seed}: they cannot be compared"
             )
+
+
+def _data(task: TaskInfo) -> tuple[object, ...]:
+    """What the name leaves out: the source's content, the share of it used, and the recipe."""
+    return task.digest, task.sizes, task.train_counts, task.recipe
 
 
 def conditions(records: Sequence[Record]) -> list[str]:
@@ -91,7 +99,7 @@ def conditions(records: Sequence[Record]) -> list[str]:
             f"Records were made by {len(digests)} versions of the harness "
             f"({_listed(sorted(digest[:8] for digest in digests))})."
         )
-    notes += _mixed_sources(records) + _shared_data(records)
+    notes += _mixed_sources(records) + _shared_data(records) + _drift(records)
     return ["; ".join(parts).capitalize() + ".", *notes]
 
 
@@ -115,6 +123,23 @@ def _mixed_sources(records: Iterable[Record]) -> list[str]:
         f"The runs of {spec} were made by {len(found)} versions of its source."
         for spec, found in sorted(sources.items())
         if len(found) > 1
+    ]
+
+
+def _drift(records: Iterable[Record]) -> list[str]:
+    """The gpu track measures RT before and after a run, and the two should agree."""
+    bills = [record.bill for record in records if record.bill and record.track == "gpu"]
+    drifts = [
+        abs(bill.rt_seconds_after / bill.rt_seconds - 1.0)
+        for bill in bills
+        if bill.rt_seconds_after is not None
+    ]
+    if not drifts or max(drifts) <= DRIFT:
+        return []
+    return [
+        f"The device's own pace (RT) drifted by more than {100.0 * DRIFT:.0f} % during "
+        f"{sum(drift > DRIFT for drift in drifts)} runs, by up to {100.0 * max(drifts):.0f} %: "
+        "their budgets in device-seconds are that uncertain."
     ]
 
 

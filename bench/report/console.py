@@ -1,5 +1,6 @@
 """A leaderboard as rows of plain text, for a terminal's table."""
 
+from bench.report import notes as sentences
 from bench.report.render import adjusted_p, delta, name
 from bench.report.table import Leaderboard, Row
 from bench.report.text import NOTHING, percent, share, span
@@ -24,6 +25,11 @@ def rows(leaderboard: Leaderboard) -> tuple[list[str], list[list[str]]]:
     The text is plain: whoever prints it with markup must escape it, as names may hold brackets.
     """
     return list(HEADERS), [_line(leaderboard, row) for row in leaderboard.rows]
+
+
+def notes(leaderboard: Leaderboard) -> list[str]:
+    """The sentences below that table, as plain text."""
+    return sentences.brief(leaderboard)
 
 
 def _line(board: Leaderboard, row: Row) -> list[str]:

@@ -1,6 +1,6 @@
 """Builds the leaderboards of a suite from its records and writes them: pure and re-runnable."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 
@@ -56,23 +56,21 @@ def write(
     budget: float | None = None,
     track: str | None = None,
     paper: Mapping[str, str] | None = None,
-    hashes: Collection[str] | None = None,
-) -> list[Path]:
+) -> tuple[list[Leaderboard], list[Path]]:
     """Writes `leaderboard.csv` and `leaderboard.md` of a suite from its records on disk.
 
     Args:
         results: The folder that holds `SUITE/runs`.
         suite: The suite's name.
         reference: As for `build`; so are `budget`, `track` and `paper`.
-        hashes: The records to use; by default all.  Whoever knows the suite's present
-            configuration can so leave out the records of older ones.
+
+    Returns:
+        The tables, for a terminal to show, and the paths of the files.
 
     Raises:
         RecordError: If a record cannot be read, or the records may not be mixed.
     """
     records = read_records(results, suite)
-    if hashes is not None:
-        records = [record for record in records if record.hash in hashes]
     tables = build(
         records, suite=suite, reference=reference, budget=budget, track=track, paper=paper
     )
@@ -80,7 +78,7 @@ def write(
     for name, text in (("leaderboard.csv", csv(tables)), ("leaderboard.md", markdown(tables))):
         paths.append(results / suite / name)
         write_text(paths[-1], text)
-    return paths
+    return tables, paths
 
 
 def _table(

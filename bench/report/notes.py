@@ -11,11 +11,6 @@ IMPUTED, FLAGGED, INCOMPLETE, UNADJUSTED = "†", "‡", "§", "°"
 """Marks of a row with failed runs, a flagged bill, missing runs, and of an unadjusted p."""
 
 
-def title(board: Leaderboard) -> str:
-    """The table's heading: budget and track."""
-    return f"{board.budget:g} RT, {board.track} track"
-
-
 def label(row: Row) -> str:
     """The row's name, with the share of its smallest faithful budget if it was scaled down."""
     if row.scaled is None:
@@ -88,9 +83,24 @@ def footnotes(board: Leaderboard) -> list[str]:
     return [*_columns(board), *_failed(board), *_flagged(board), *_incomplete(board)]
 
 
+def brief(board: Leaderboard) -> list[str]:
+    """The few sentences without which the table misleads, for a terminal."""
+    ok, reason = admitted(board)
+    marked = [*_failed(board), *_flagged(board), *_incomplete(board)]
+    adjusted = f"p: Holm-adjusted over the learned rows; {UNADJUSTED} not adjusted."
+    return [
+        f"{'Admitted' if ok else 'Not admitted by PROTOCOL.md'}: {reason}",
+        _reference(board),
+        *([adjusted] if board.reference else []),
+        *board.conditions,
+        *_doubts(board),
+        *marked,
+    ]
+
+
 def _columns(board: Leaderboard) -> list[str]:
     notes = [
-        "place: by average rank over tasks; in brackets the places that the data do not exclude "
+        "place: by mean error over tasks; in brackets the places that the data do not exclude "
         "(95 % for each row on its own, Holm over its comparisons). A range of all places means "
         "that nothing is settled.",
         "±: 95 % half-width over seeds (t; over tasks Welch–Satterthwaite). It speaks of this "
@@ -109,7 +119,8 @@ def _columns(board: Leaderboard) -> list[str]:
     if any(row.placebo for row in board.rows):
         notes.append(
             "Δ vs own placebo: against the same procedure without its learning signal, not "
-            "adjusted; an interval that holds 0 means that the learning has not been shown to do anything."
+            "adjusted; an interval that holds 0 means that the learning has not been shown to do "
+            "anything."
         )
     if any(row.scaled for row in board.rows):
         notes.append(

@@ -130,7 +130,7 @@ def _section(board: Leaderboard) -> list[str]:
     head = [f"{verdict} {escape(reason)}", *map(escape, notes.header(board))]
     shown = _shown(board)
     left = len(board.rows) - len(shown)
-    parts = [f"## {escape(notes.title(board))}", _list(head)]
+    parts = [f"## {escape(board.title)}", _list(head)]
     parts.append(_table(MAIN, [_main(board, row) for row in shown]))
     if left:
         parts.append(f"{left} more row{'s' if left > 1 else ''} in `leaderboard.csv`.")

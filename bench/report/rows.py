@@ -149,7 +149,7 @@ def _preference(record: Record) -> int:
 
 
 def _placed(rows: list[Row], runs: Runs) -> list[Row]:
-    """Gives places to the rows that may have one, by average rank among them."""
+    """Gives places to the rows that may have one, among them."""
     ranked = [index for index, row in enumerate(rows) if not row.unranked]
     size = len(ranked)
     effects, p = np.full((size, size), nan), np.full((size, size), nan)

@@ -46,10 +46,10 @@ class Effect:
 
 @dataclass(frozen=True)
 class Place:
-    """A row's place; rows with the same average rank share it.
+    """A row's place; rows that are equally good share it.
 
     Attributes:
-        place: 1 + the number of rows with a smaller average rank.
+        place: 1 + the number of rows with a smaller mean difference to the others.
         low: The best place that the data do not exclude, at most `place`.
         high: The worst place that the data do not exclude, at least `place`.
         average_rank: Mean over the row's tasks of its rank there, ties sharing the mid-rank.
@@ -166,11 +166,15 @@ def holm(p_values: npt.ArrayLike) -> Array:
 def rank_ranges(
     means: npt.ArrayLike, effects: npt.ArrayLike, p_values: npt.ArrayLike, level: float = LEVEL
 ) -> list[Place]:
-    """Places by average rank over tasks, each with the range that the data do not exclude.
+    """Places by error over the suite, each with the range that the data do not exclude.
+
+    A row's standing is its mean suite effect against the other rows, which orders rows with the
+    same runs by their mean error over tasks.  The average rank over tasks is given beside it but
+    decides nothing: over few tasks, half of it hangs on differences far below one standard error.
 
     A row's range is 1 + (rows significantly better) to k - (rows significantly worse), adjusted by
     Holm over that row's k - 1 comparisons: every range holds at the level on its own, not all at
-    once.  It is widened to hold the place itself, since ranks and effects may disagree.
+    once.  It is widened to hold the place itself.
 
     Args:
         means: (k, W) mean errors; NaN where a row lacks a task, which then ranks the others only.
@@ -191,7 +195,10 @@ def rank_ranges(
     have = ~np.isnan(ranks)
     average = np.where(have, ranks, 0.0).sum(axis=1) / np.maximum(have.sum(axis=1), 1)
     average[~have.any(axis=1)] = rows
-    places = rankdata(average.round(9), method="min").astype(int)
+    others = ~np.isnan(effect) & ~np.eye(rows, dtype=bool)
+    standing = np.where(others, effect, 0.0).sum(axis=1) / np.maximum(others.sum(axis=1), 1)
+    standing[~others.any(axis=1)] = 0.0 if rows == 1 else 1.0  # compared with nobody: last
+    places = rankdata(standing.round(12), method="min").astype(int)
     np.fill_diagonal(p, nan)
     result = []
     for row in range(rows):

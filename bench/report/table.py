@@ -96,3 +96,8 @@ class Leaderboard:
     conditions: list[str]
     admission: Admission
     admitted_by: tuple[str, str] | None
+
+    @property
+    def title(self) -> str:
+        """What the table is of: suite, budget and track."""
+        return f"{self.suite}: {self.budget:g} RT, {self.track} track"

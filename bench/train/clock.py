@@ -1,4 +1,4 @@
-"""The run's stopwatch: device-synchronised at its ends and at declared pauses, never in between."""
+"""The run's stopwatch: device-synchronised at its ends and at pauses, never in between."""
 
 import time
 from collections.abc import Callable, Iterator

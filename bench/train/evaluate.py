@@ -73,7 +73,9 @@ def metrics(logits: torch.Tensor, labels: torch.Tensor, classes: int) -> Metrics
     counts = torch.bincount(labels, minlength=classes).double()
     per_class = torch.zeros_like(counts).scatter_add_(0, labels, wrong) / counts
     nll = F.cross_entropy(logits.double(), labels)
-    values = torch.stack([wrong.mean(), nll, _ece(logits, wrong), logits.isfinite().all().double()])
+    values = torch.stack(
+        [wrong.mean(), nll, _ece(logits, wrong), logits.isfinite().all().double()]
+    )
     error, nll_value, ece, finite = values.tolist()
     return Metrics(error, tuple(per_class.tolist()), nll_value, ece, bool(finite))
 

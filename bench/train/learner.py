@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.train.meter import guard, guarded
+from bench.train.meter import guarded, note_call
 from bench.train.task import Task
 
 
@@ -28,17 +28,17 @@ class Learner:
     def __init__(self, network: nn.Module, task: Task, compiled: bool = False) -> None:
         self.task = task
         self.compiled = compiled
-        self.network = guarded(network.to(task.device, memory_format=torch.channels_last))
+        self.network = guarded(network.to(task.device).to(memory_format=torch.channels_last))
         self.optimiser = task.recipe.optimiser(self.network.parameters())
         self._call = torch.compile(self.network) if compiled else self.network
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, classes) float32 of images (B, C, H, W) with values 0..255."""
-        if self.compiled:  # a compiled network notes no shapes of its own
-            guard(self.network, (images,))
+        if self.compiled:
+            note_call(images)
         cuda = self.task.device.type == "cuda"
         with torch.autocast(self.task.device.type, torch.bfloat16, enabled=cuda):
-            logits = self._call(self.task.normalise(images))
+            logits: torch.Tensor = self._call(self.task.normalise(images))
         return logits.float()
 
     def loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ class Learner:
 
     def descend(self, loss: torch.Tensor, progress: float) -> None:
         """One optimiser step on a loss, at the schedule's rate for step / planned steps."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for group in self.optimiser.param_groups:
             group["lr"] = self.task.recipe.rate(progress)
         self.optimiser.step()

@@ -1,8 +1,8 @@
 """The ledger: what was spent, on what, and how much is left.
 
 One run has three accounts.  `run` is the bill.  `rehearsal` holds the steps that were priced on
-cloned state before training; it is free up to 5 % of the budget and the excess is billed.  `harness`
-holds the harness's own evaluations, recorded and never billed.
+cloned state before training; it is free up to 5 % of the budget and the excess is billed.
+`harness` holds the harness's own evaluations, recorded and never billed.
 """
 
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ class Ledger:
     def billed_flops(self) -> int:
         """The bill in FLOPs: the run, and rehearsal beyond its free share of the budget."""
         free = FREE_REHEARSAL * self.budget * self.reference.flops
-        return self.flops("run") + int(max(0.0, self.flops("rehearsal") - free))
+        return self.flops("run") + round(max(0.0, self.flops("rehearsal") - free))
 
     @property
     def billed_seconds(self) -> float:

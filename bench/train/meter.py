@@ -4,10 +4,11 @@
         loss(network(images)).backward()
 
 A block's FLOPs are counted the first time its (label, key, input shapes) is seen, and charged from
-that count afterwards.  Three things keep this honest.  Every module that computes carries a guard, a
-plain function that reads a context variable: a forward pass outside a block raises.  The guard also
-notes the shape of every input, so a block that runs other forward passes than were priced raises.
-And seeded random recounts compare what is charged with what is done, backward passes included.
+that count afterwards.  Three things keep this honest.  Every module that computes carries a
+guard, a plain function that reads a context variable: a forward pass outside a block raises.  The
+guard also notes the shape of every input, so a block that runs other forward passes than were
+priced raises. And seeded random recounts compare what is charged with what is done, backward
+passes included.
 """
 
 import random
@@ -50,20 +51,29 @@ def guard(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             "`with session.metered(...)`: nobody would pay for it"
         )
     if not torch.compiler.is_compiling():
-        note(inputs[0] if inputs else None)
+        block = _block.get()
+        if block is not None and not block.meter.compiled:
+            block.note(inputs[0] if inputs else None)
 
 
-def note(inputs: Any) -> None:
-    """Tells the current block the shape of one more input."""
+def note_call(images: torch.Tensor) -> None:
+    """Tells the current block of a call of a compiled network, whose modules tell nothing.
+
+    Raises:
+        UnmeteredCompute: Outside a metered block.
+    """
     block = _block.get()
-    if block is not None:
-        block.note(tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else ())
+    if block is None:
+        raise UnmeteredCompute("a learner was called outside `with session.metered(...)`")
+    block.note(images)
 
 
 def guarded(network: nn.Module) -> nn.Module:
     """Hangs the guard on every module that has no children or parameters of its own."""
     for module in network.modules():
-        computes = not any(module.children()) or any(True for _ in module.parameters(recurse=False))
+        computes = not any(module.children()) or any(
+            True for _ in module.parameters(recurse=False)
+        )
         if computes and guard not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(guard)
     return network
@@ -77,8 +87,9 @@ class Meter:
         device: Blocks are itemised in seconds of this device.
         seed: Names the random recounts.
         audit_rate: Share of blocks counted again.
-        count_while_training: Whether counting is free of side effects.  It is not when steps are
-            compiled: a counted step runs eagerly, which changes bits, so it is not audited.
+        compiled: Whether learners are compiled.  Then a counted step runs eagerly, which changes
+            bits, so steps are priced in rehearsal and not audited; and a block knows the shapes of
+            whole calls, not of every module's input.
     """
 
     def __init__(
@@ -87,15 +98,16 @@ class Meter:
         device: torch.device,
         seed: int = 0,
         audit_rate: float = AUDIT_RATE,
-        count_while_training: bool = True,
+        compiled: bool = False,
     ) -> None:
         self.ledger = ledger
         self.device = device
+        self.compiled = compiled
         self.prices: dict[Work, int] = {}
         self.extent: dict[tuple[str, Key], tuple[int, int]] = {}  # cheapest and dearest form
         self.by_first: dict[tuple[str, Key, Shape], int] = {}
         self._audits = random.Random(stream_key("audit", seed))
-        self._audit_rate = audit_rate if count_while_training else 0.0
+        self._audit_rate = 0.0 if compiled else audit_rate
         self._events: list[tuple[Item, torch.cuda.Event, torch.cuda.Event]] = []
 
     def block(self, label: str, **key: int) -> "Block":
@@ -210,8 +222,9 @@ class Block:
                 "priced for: put every integer that changes the work into metered(label, **key)"
             )
 
-    def note(self, shape: Shape) -> None:
+    def note(self, inputs: Any) -> None:
         """Notes one more input; the first one decides whether this block is priced already."""
+        shape = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else ()
         self.shapes.append(shape)
         if len(self.shapes) > 1:
             return
@@ -241,7 +254,9 @@ class Block:
         if isinstance(error, BudgetExhausted) and len(self.shapes) <= 1:
             return
         counted = self._counter.total if self._counter is not None else 0
-        self.meter.book(self, max(counted, self.meter.extent.get((self.label, self.key), (0, 0))[1]))
+        self.meter.book(
+            self, max(counted, self.meter.extent.get((self.label, self.key), (0, 0))[1])
+        )
 
     def _share(self, flops: int) -> float:
         ledger = self.meter.ledger

@@ -1,4 +1,6 @@
-"""1 RT: the task's recipe with standard augmentation, run for the recipe's full length, metered."""
+"""1 RT: the recipe with standard augmentation, run for its full length, as metered here."""
+
+import time
 
 from bench.train.clock import Clock, Time
 from bench.train.ledger import Ledger, ReferencePrice
@@ -9,7 +11,7 @@ from bench.train.task import Task, standard
 
 
 def reference_price(
-    task: Task, *, timed_steps: int, compiled: bool = False, now: Time | None = None
+    task: Task, *, timed_steps: int, compiled: bool = False, now: Time = time.perf_counter
 ) -> ReferencePrice:
     """Counts one step of the reference training, times some, and multiplies by the recipe's steps.
 
@@ -21,9 +23,14 @@ def reference_price(
         compiled: Whether the learner is compiled, as in the run.
         now: Source of time in seconds, for tests.
     """
-    clock = Clock(task.device, now) if now else Clock(task.device)
+    clock = Clock(task.device, now)
     ledger = Ledger(float("inf"), ReferencePrice(1, 1.0), "portable", clock)
-    session = Session(task, Meter(ledger, task.device, audit_rate=0.0), seed=0, compiled=compiled)
+    session = Session(
+        task,
+        Meter(ledger, task.device, audit_rate=0.0, compiled=compiled),
+        seed=0,
+        compiled=compiled,
+    )
     learner, policy, batches = session.learner(), standard(task), session.batches("train")
 
     training_step(session, learner, policy, batches, 0.0)

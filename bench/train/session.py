@@ -1,11 +1,11 @@
 """The session: everything that a method may touch during one run.
 
-    learner = session.learner()                      # fresh, equal across methods at one seed
-    price = session.price("train", step)             # RT, rehearsed on cloned state
-    steps = session.plan(train=session.afford(price))["train"]
-    for i in range(steps):
-        with session.metered("train"):               # the only place where networks may run
-            ...
+learner = session.learner()                      # fresh, equal across methods at one seed
+price = session.price("train", step)             # RT, rehearsed on cloned state
+steps = session.plan(train=session.afford(price))["train"]
+for i in range(steps):
+    with session.metered("train"):               # the only place where networks may run
+        ...
 """
 
 import math
@@ -41,8 +41,8 @@ class Session:
         meter: Prices and books every block.
         seed: Names every random stream of the run; streams do not depend on the method.
         compiled: Whether learners are compiled.
-        observe: Called with a learner and the share of the plan that is done; the harness evaluates
-            there, off the clock.
+        observe: Called with a learner and the share of the plan that is done: the harness
+            evaluates there, off the clock.
         replay: Plans of an earlier run, to be followed instead of made anew.
     """
 
@@ -242,9 +242,9 @@ class Session:
         began = ledger.clock.now()
         devices = [self.task.device] if self.task.device.type == "cuda" else []
         try:
-            with ledger.clock.pause(), ledger.on_account("rehearsal"):
-                with torch.random.fork_rng(devices=devices):
-                    yield
+            forked_rng = torch.random.fork_rng(devices=devices)
+            with ledger.clock.pause(), ledger.on_account("rehearsal"), forked_rng:
+                yield
         finally:
             for one, state in zip(kept, states, strict=True):
                 restore(one, state)

@@ -202,5 +202,5 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         save(golden_records(), Path(folder))
-        for path in write(Path(folder), SUITE, paper={"gar": "2.1 (Table 2, WRN-28-10)"}):
+        for path in write(Path(folder), SUITE, paper={"gar": "2.1 (Table 2, WRN-28-10)"})[1]:
             (GOLDEN / path.name).write_bytes(path.read_bytes())

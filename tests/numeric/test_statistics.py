@@ -181,7 +181,8 @@ def test_average_ranks_are_scipys_mid_ranks():
 
 
 def test_ties_share_places_and_nothing_settled_is_the_full_range():
-    found = rank_ranges([[0.1], [0.2], [0.1 + 1e-16], [0.3]], *no_tests(4))
+    means = np.array([[0.1], [0.2], [0.1 + 1e-16], [0.3]])
+    found = rank_ranges(means, means - means.T, no_tests(4)[1])
     assert [place.place for place in found] == [1, 3, 1, 4]
     assert [(place.low, place.high) for place in found] == [(1, 4)] * 4
 
@@ -199,6 +200,22 @@ def test_range_is_adjusted_over_a_rows_comparisons_and_holds_the_place():
     assert rank_ranges(means, means - means.T, p)[0].high == 3  # 0.04 is 0.08 of two comparisons
     contrary = rank_ranges(means, means.T - means, np.full((3, 3), 1e-6))
     assert all(each.low <= each.place <= each.high for each in contrary)
+
+
+def test_places_follow_the_mean_error_not_the_average_rank():
+    # Hair's breadths on the first two tasks must not outweigh a real difference on the third.
+    means = np.array([[0.010, 0.010, 0.12], [0.011, 0.011, 0.05], [0.012, 0.012, 0.30]])
+    effects = means.mean(axis=1)[:, None] - means.mean(axis=1)[None, :]
+    found = rank_ranges(means, effects, no_tests(3)[1])
+    assert [each.place for each in found] == [2, 1, 3]
+    assert found[0].average_rank < found[1].average_rank
+
+
+def test_a_row_that_was_compared_with_nobody_comes_last():
+    effects = np.full((3, 3), np.nan)
+    effects[0, 1], effects[1, 0] = 0.02, -0.02
+    found = rank_ranges([[0.3], [0.28], [np.nan]], effects, no_tests(3)[1])
+    assert [each.place for each in found] == [2, 1, 3]
 
 
 def test_a_missing_task_ranks_the_others():

@@ -1,6 +1,7 @@
 """Rows, refusals, imputation, places and notes of a leaderboard."""
 
 import sys
+from hashlib import sha256
 from math import isnan
 from pathlib import Path
 
@@ -14,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 from report_records import SUITE, golden_records, make, task_info
 
 from bench.errors import RecordError
-from bench.report import notes
-from bench.report.console import rows as console_rows
+from bench.report import console, notes
 from bench.report.leaderboard import build
 from bench.report.render import csv, markdown
 from bench.report.statistics import holm, paired, welch_satterthwaite
@@ -73,7 +73,15 @@ def test_two_runs_of_one_cell_are_refused():
         board(GOOD, [make("gar", seed=0, hash="other")])
 
 
-@pytest.mark.parametrize("change", [{"digest": "x"}, {"recipe": {"steps": 1}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": "x"},
+        {"recipe": {"steps": 1}},
+        {"sizes": {"train": 9}},
+        {"train_counts": [9] * 10},
+    ],
+)
 def test_one_name_for_two_tasks_is_refused(change):
     task = task_info("digits", 0).model_copy(update=change)
     with pytest.raises(RecordError, match="different data or recipes"):
@@ -191,7 +199,8 @@ def test_own_placebo_prefers_uniform():
 
 def test_row_digest_covers_the_records():
     first, second = board(GOOD).rows[0], board(cells("gar", [0.05, 0.069])).rows[0]
-    assert len(first.digest) == 8
+    hashes = "\n".join(sorted(record.hash for record in GOOD))
+    assert first.digest == sha256(hashes.encode()).hexdigest()[:8]
     assert first.digest != second.digest
 
 
@@ -319,6 +328,14 @@ def test_mixed_versions_are_said():
     assert len(board(STANDARD, GOOD).conditions) == 1
 
 
+@pytest.mark.parametrize(("after", "said"), [(10.2, False), (11.0, True), (9.0, True)])
+def test_drift_of_the_device_is_said_on_the_gpu_track(after, said):
+    bill = {"rt_seconds_after": after}
+    found = board(cells("gar", [0.1, 0.2], track="gpu", bill=bill))
+    assert ("drifted by more than 3 % during 2 runs, by up to 10 %" in markdown([found])) == said
+    assert "drifted" not in markdown([board(cells("gar", [0.1, 0.2], bill=bill))])
+
+
 def test_tasks_of_one_source_are_said():
     other = task_info("digits", 0).model_copy(update={"network": "lenet"})
     found = board(STANDARD, [make(REFERENCE, task_info=other, hash="lenet")])
@@ -376,8 +393,18 @@ def test_places_are_in_order_and_tied_rows_share():
 
 
 def test_console_has_a_line_a_row():
-    headers, lines = console_rows(board(STANDARD, GOOD, PLAIN))
-    assert len(lines) == 3
+    found = board(STANDARD, GOOD, PLAIN, cells("ohl", [0.1, None, 0.1]))
+    headers, lines = console.rows(found)
+    assert len(lines) == 4
     assert all(len(line) == len(headers) for line in lines)
     assert lines[0][1] == "gar"
-    assert lines[1][2] == "reference"
+    assert "reference" in [line[2] for line in lines]
+
+
+def test_console_notes_say_what_the_table_cannot():
+    told = console.notes(board(STANDARD, GOOD, PLAIN, cells("ohl", [0.1, None, 0.1])))
+    assert told[0].startswith("Admitted: ")
+    assert any(note.startswith("† ohl: 1 of 3") for note in told)
+    alone = console.notes(board(GOOD))
+    assert alone[0].startswith("Not admitted by PROTOCOL.md: it lacks")
+    assert not any(note.startswith("p:") for note in alone)

@@ -1,0 +1,47 @@
+"""What `augbench list` shows: names with a line of explanation each."""
+
+import inspect
+
+from bench import networks
+from bench.config import SUITES, load_suite
+from bench.data import sources
+from bench.plugins import Plugin
+
+
+def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
+    """Entries of a kind: methods, tasks, suites, networks or data."""
+    if what == "methods":
+        return [_method(plugin) for plugin in plugins.values()]
+    if what == "networks":
+        return list(networks.known().items())
+    if what == "data":
+        return list(sources.known().items())
+    suites = [load_suite(path.stem) for path in sorted(SUITES.glob("*.toml"))]
+    if what == "suites":
+        return [
+            (
+                suite.name,
+                f"{suite.title}; {sum(len(t.distort) for t in suite.tasks)} tasks × "
+                f"{len(suite.methods)} methods × {suite.seeds} seeds at "
+                f"{', '.join(f'{b:g}' for b in suite.budgets)} RT, {suite.track} track",
+            )
+            for suite in suites
+        ]
+    return [
+        (
+            f"{task.data} · {task.distort} · {task.network}",
+            f"{suite.name}: {task.recipe.steps} steps of {task.recipe.batch_size}",
+        )
+        for suite in suites
+        for group in suite.tasks
+        for task in group.tasks()
+    ]
+
+
+def _method(plugin: Plugin) -> tuple[str, str]:
+    options = ",".join(
+        f"{name}={field.default}" for name, field in plugin.method.Config.model_fields.items()
+    )
+    line = (inspect.getdoc(plugin.method) or "").partition("\n")[0]
+    name = plugin.method.name
+    return (f"{name}[{options}]" if options else name), line

@@ -1,0 +1,150 @@
+"""Conformance: does a method keep the rules of the benchmark?  Small runs on the digits tell.
+
+Anybody can run this on a method of their own before they believe its numbers.
+"""
+
+import json
+import random
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from bench.config import RunConfig, TaskConfig
+from bench.data.sources import load
+from bench.method import Fitted
+from bench.networks.flops import FlopCounter
+from bench.plugins import Plugin, Selected, select
+from bench.rng import generator
+from bench.runner import Stage, stage
+from bench.train.prepare import Prepared, prepare
+from bench.train.recipe import Recipe
+
+BILL_TOLERANCE = 0.01
+RECIPE = Recipe(steps=60, batch_size=32, lr=0.05)
+DISTORT = "imbalance=10,noise=0.1"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule, whether the method keeps it, and the evidence."""
+
+    rule: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A small run with one FLOP counter around the whole of it."""
+
+    stage: Stage
+    fitted: Fitted
+    counted: int
+    recorded: int
+    hygienic: bool
+
+    @property
+    def outcome(self) -> str:
+        """Weights and policy as one string: equal bits, equal string."""
+        policy = json.dumps(self.fitted.policy.describe(), sort_keys=True)
+        return f"{self.fitted.learner.digest()} {policy}"
+
+    @property
+    def bill_error(self) -> float:
+        """|recorded - counted| / counted."""
+        return abs(self.recorded - self.counted) / max(1, self.counted)
+
+
+def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
+    """Checks a method, given as `name` or `name[option=value,...]`.
+
+    Raises:
+        ConfigError: If there is no such method.
+    """
+    selected = select(plugins, text)
+    prepared = small_task()
+    config = small_config(selected)
+    if reason := selected.make().skip(prepared.task, config.budget):
+        return [Finding("runs", False, f"it skips the small task: {reason}")]
+    first = trial(selected, prepared, config)
+    second = trial(selected, prepared, config)
+    altered = trial(selected, other_test_set(prepared), config)
+    ledger = first.stage.meter.ledger
+    findings = [
+        Finding(
+            "determinism", first.outcome == second.outcome, "two runs, same weights and policy"
+        ),
+        Finding(
+            "bill",
+            first.bill_error <= BILL_TOLERANCE,
+            f"recorded {first.recorded:,} FLOPs, one counter around the run {first.counted:,} "
+            f"({100 * first.bill_error:.3f} % apart, allowed {100 * BILL_TOLERANCE:g} %)",
+        ),
+        Finding(
+            "budget",
+            ledger.spent <= ledger.budget * (1 + 1e-9),
+            f"spent {ledger.spent:.4f} of {ledger.budget:g} RT",
+        ),
+        Finding(
+            "data wall",
+            first.outcome == altered.outcome,
+            "permuted test labels and replaced test images change no weight and no policy",
+        ),
+        Finding("RNG hygiene", first.hygienic, "the global generators are where they were"),
+    ]
+    if selected.plugin.method.learned:
+        placebo = "placebo" in type(selected.config).model_fields
+        findings.append(Finding("placebo", placebo, "a learned method has the option placebo"))
+    return findings
+
+
+def small_task() -> Prepared:
+    """The digits, distorted, with a recipe of 60 steps."""
+    return prepare(
+        load("digits"),
+        distort=DISTORT,
+        network="small-cnn",
+        recipe=RECIPE,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+
+
+def small_config(selected: Selected, budget: float = 2.0) -> RunConfig:
+    """A run of the method on the small task."""
+    task = TaskConfig(data="digits", distort=DISTORT, network="small-cnn", recipe=RECIPE)
+    return RunConfig(suite="check", task=task, method=selected.spec, budget=budget, seed=0)
+
+
+def trial(selected: Selected, prepared: Prepared, config: RunConfig) -> Trial:
+    """Runs a method once, counting everything."""
+    set_ = stage(prepared, config)
+    ledger = set_.meter.ledger
+    before = _generators()
+    with FlopCounter() as counter:
+        set_.clock.start()
+        fitted = selected.make().run(set_.session)
+        set_.clock.stop()
+    hygienic = _generators() == before
+    ledger.audit()
+    recorded = sum(ledger.flops(account) for account in ("run", "rehearsal", "harness"))
+    return Trial(set_, fitted, counter.total, recorded, hygienic)
+
+
+def other_test_set(prepared: Prepared) -> Prepared:
+    """The same task with permuted test labels and noise for test images."""
+    test = prepared.test
+    rng = generator("other test set")
+    labels = test.labels[torch.randperm(len(test), generator=rng)]
+    shape = test.images.shape
+    images = torch.randint(256, tuple(shape), dtype=torch.uint8, generator=rng)
+    return replace(prepared, test=replace(test, images=images, labels=labels))
+
+
+def _generators() -> tuple[bytes, str, str]:
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        repr(np.random.get_state(legacy=False)),
+        repr(random.getstate()),
+    )
