@@ -128,11 +128,12 @@ def leaderboard(
     suite: Annotated[str, typer.Argument(help="The suite's name.")],
     results: Results = Path("results"),
     reference: Annotated[str | None, typer.Option(help="The row to compare with.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also save the table as this SVG.")] = None,
 ) -> None:
     """Writes a suite's leaderboard (CSV and Markdown) from its records, and prints it."""
     from bench import drive
 
-    drive.publish(results, suite, reference)
+    drive.publish(results, suite, reference, picture)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from bench.executor import LocalProcesses, Started
 from bench.plugins import Plugin, Selected, select
 from bench.record import Record, read_record, record_path, write_record
 from bench.runner import DataOptions
-from bench.train.prepare import prepare
+from bench.train.prepare import Prepared, prepare
 from bench.train.recipe import Recipe
 from bench.train.reference import reference_price
 from bench.worker import Done, Job, Tick
@@ -123,8 +123,10 @@ def complete(campaign: Campaign) -> bool:
     return not troubles
 
 
-def publish(results: Path, suite: str, reference: str | None = None) -> None:
-    """Writes a suite's leaderboard files and prints its tables."""
+def publish(
+    results: Path, suite: str, reference: str | None = None, picture: Path | None = None
+) -> None:
+    """Writes a suite's leaderboard files and prints its tables, also as an SVG if wanted."""
     from bench.report import console, leaderboard
 
     try:
@@ -133,7 +135,7 @@ def publish(results: Path, suite: str, reference: str | None = None) -> None:
         reference = reference or None  # a suite of the user's own, known by its records alone
     tables, paths = leaderboard.write(results, suite, reference=reference)
     for table in tables:
-        progress.table(table.title, *console.rows(table), notes=console.notes(table))
+        progress.table(table.title, *console.rows(table), console.notes(table), picture)
     for path in paths:
         progress.say(f"wrote {path}")
 
@@ -200,7 +202,8 @@ def _suite(request: Request, data: DataOptions, device: str) -> Suite:
 def _own_suite(request: Request, data: DataOptions) -> Suite:
     """A suite for `--data`, with defaults that suit the data's size."""
     assert request.data is not None
-    source = data.source(request.data, request.size)
+    with progress.decoding() as report:
+        source = data.source(request.data, request.size, report)
     side = source.train.images.shape[-1]
     batch = 128 if len(source.train) >= 4096 else 64
     steps = request.steps or max(100, DEFAULT_EPOCHS * len(source.train) // batch)
@@ -313,18 +316,17 @@ def _rehearse(jobs: list[Job], data: DataOptions) -> None:
 
     It also builds the decoded cache of a large data set once, before several processes want it.
     """
-    seen = set()
-    for job in jobs:
-        key = job.config.task.model_dump_json()
-        if key not in seen:
-            seen.add(key)
-            _prepared(job.config, data)
+    tasks = {job.config.task.model_dump_json(): job.config for job in jobs}
+    for config in tasks.values():
+        _prepared(config, data)
 
 
-def _prepared(config: RunConfig, data: DataOptions) -> Any:
+def _prepared(config: RunConfig, data: DataOptions) -> Prepared:
     task: TaskConfig = config.task
+    with progress.decoding() as report:
+        source = data.source(task.data, task.size, report)
     return prepare(
-        data.source(task.data, task.size),
+        source,
         distort=task.distort,
         network=task.network,
         recipe=task.recipe,

@@ -1,14 +1,19 @@
 """What a person sees while runs go on: a live table on a terminal, plain lines elsewhere."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from bench.record import write_text
+
+WIDTH = 130  # of tables that go into files and pictures
 
 
 class Screen(Protocol):
@@ -95,11 +100,41 @@ def display(todo: int, finished: int) -> Iterator[Screen]:
         yield live
 
 
+@contextmanager
+def decoding() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback for loading data: phase, images done, images in all; a bar on a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        yield lambda phase, done, total: None
+        return
+    rows: dict[str, TaskID] = {}
+    with Progress(console=console, transient=True) as bars:
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in rows:
+                rows[phase] = bars.add_task(phase, total=total)
+            bars.update(rows[phase], completed=done)
+
+        yield report
+
+
 def table(
-    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+    title: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    picture: Path | None = None,
 ) -> None:
-    """Prints a table, as wide as it needs to be where the output is no terminal."""
-    console = Console() if sys.stdout.isatty() else Console(width=200)
+    """Prints a table, as wide as it needs to be where the output is no terminal.
+
+    Args:
+        title: Above it.
+        headers: Of its columns; the second one is text, the others are numbers.
+        rows: Its cells.
+        notes: Lines below it.
+        picture: Where to save what is printed as an SVG.
+    """
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, record=picture is not None)
     grid = Table(title=escape(title), title_justify="left")
     for number, header in enumerate(headers):
         grid.add_column(escape(header), justify="left" if number == 1 else "right")
@@ -108,6 +143,8 @@ def table(
     console.print(grid)
     for note in notes:
         console.print(escape(note), highlight=False)
+    if picture is not None:
+        write_text(picture, console.export_svg(title="augbench"))
 
 
 def say(line: str) -> None:

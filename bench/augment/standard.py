@@ -94,6 +94,7 @@ class Cutout(Policy):
         self.side = side
         self.shape = shape
         self.fill = fill
+        self._fill = torch.tensor(fill, dtype=torch.uint8).view(1, -1, 1, 1)
 
     def sample(self, index: torch.Tensor, rng: torch.Generator) -> CutoutDraw:
         """Uniform centres."""
@@ -113,7 +114,7 @@ class Cutout(Policy):
             along = torch.arange(length, device=device)
             inside.append((along >= near) & (along < near + 2 * half))
         hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
-        fill = torch.tensor(self.fill, dtype=torch.uint8, device=device).view(1, -1, 1, 1)
+        fill = self._fill.to(device, non_blocking=True)
         return replace(batch, images=torch.where(hole, fill, images))
 
     def log_prob(self, draw: CutoutDraw) -> torch.Tensor:

@@ -22,7 +22,7 @@ Progress = Callable[[str, int, int], None]
 
 DEFAULT_SIDE = 64
 LARGEST_KEPT_SIDE = 256
-_CHUNK = 256
+_CHUNK = 64
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -54,9 +54,9 @@ class Block:
 def frame_of(listing: Listing, size: int | None, progress: Progress | None) -> Frame:
     """Decides channels and size of all images from their headers alone.
 
-    Gray only if all are.  The side is `size`, or what the source fixes.  Otherwise a size that all
-    share is kept (height and width), unless its shorter side is above 256; different sizes, and
-    larger ones, become 64 × 64, or the median shorter side squared if that is below 64.
+    Gray only if all are.  The side is `size`, or what the source fixes.  Otherwise it is the
+    shorter side that all share, up to 256; for different sizes, and larger ones, it is 64, or the
+    median shorter side if that is below 64.  Networks and recipes here expect square images.
 
     Raises:
         DataError: Not one header can be read.
@@ -79,7 +79,7 @@ def frame_of(listing: Listing, size: int | None, progress: Progress | None) -> F
         return Frame(channels, size, size)
     sides = [min(h.width, h.height) for h in headers]
     if len({(h.width, h.height) for h in headers}) == 1 and sides[0] <= LARGEST_KEPT_SIDE:
-        return Frame(channels, headers[0].height, headers[0].width)
+        return Frame(channels, sides[0], sides[0])
     side = min(DEFAULT_SIDE, int(np.median(sides)))
     return Frame(channels, side, side)
 
@@ -102,7 +102,7 @@ def in_memory(listing: Listing, frame: Frame, progress: Progress | None) -> Deco
 
 
 def blocks(part: Part, frame: Frame, split: str, progress: Progress | None) -> Iterator[Block]:
-    """Decodes a split in order, a few hundred images at a time."""
+    """Decodes a split in order, some dozens of images at a time."""
     if isinstance(part.pictures, InMemory) and part.pictures.pixels.shape[1:] == frame:
         for start in range(0, len(part.rows), _CHUNK):
             yield Block(part.pictures.pixels[part.rows[start : start + _CHUNK]], [])

@@ -36,8 +36,9 @@ class File:
 def read(path: Path, name: str) -> Listing:
     """Lists an image folder.
 
-    If `train/` exists and holds folders, the splits are `train/`, `test/` and `val/` (or `valid/`,
-    `validation/`), and anything beside them is left alone; otherwise every subfolder is a class.
+    If `train/` holds folders, or two of `train/`, `test/` and `val/` (or `valid/`, `validation/`)
+    exist, these are the splits, and anything beside them is left alone; otherwise every subfolder
+    is a class.
     Classes are in the order of their names, images in the order of their paths; images are also
     found in folders within a class folder.  Hidden files and folders are ignored, and so is any
     file without an image's extension.
@@ -80,16 +81,20 @@ def scan(path: Path, name: str) -> dict[str, list[File]]:
 
 def _splits(path: Path, name: str) -> dict[str, Path]:
     """The folder of each split; the path itself is `train` if it has no splits."""
-    train = path / "train"
-    if not train.is_dir() or not _folders(train):
+    folders = _folders(path)
+    named = [folder for folder in folders if folder.name in SPLITS]
+    # A lone "train" without folders is a class of vehicles; with a "test" beside it, it is a split
+    # whose classes are missing, which must not pass for two classes.
+    if len(named) < 2 and not any(_folders(f) for f in named if f.name == "train"):
         return {"train": path}
     found: dict[str, Path] = {}
-    for folder in _folders(path):
-        split = SPLITS.get(folder.name)
+    for folder in named:
+        split = SPLITS[folder.name]
         if split in found:
             raise DataError(f"{name} has both '{found[split].name}' and '{folder.name}'.")
-        if split is not None:
-            found[split] = folder
+        found[split] = folder
+    if "train" not in found:
+        raise DataError(f"{name} has '{named[0].name}' and '{named[1].name}', but no 'train'.")
     return {split: found[split] for split in ("train", "test", "val") if split in found}
 
 

@@ -1,6 +1,6 @@
 """Parquet image files as the Hugging Face hub stores them: `parquet:PATH`.
 
-Labels are read at once, images a few hundred at a time, so the files may be larger than memory.
+Labels are read at once, images some dozens at a time, so the files may be larger than memory.
 """
 
 import re
@@ -18,7 +18,7 @@ from bench.data.words import reason
 from bench.errors import DataError
 
 _SPLIT = re.compile(rf"({'|'.join(SPLITS)})(?:[-_.].*)?")
-_BATCH = 256
+_BATCH = 64
 
 
 @dataclass(frozen=True)

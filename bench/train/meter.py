@@ -29,7 +29,7 @@ from bench.train.ledger import Item, Key, Ledger
 Shape = tuple[int, ...]
 Work = tuple[str, Key, tuple[Shape, ...]]
 
-AUDIT_RATE = 1 / 256
+AUDIT_RATE = 1 / 1024
 
 # Two variables, because a compiled network bakes in the value it read: `_metered` is a constant
 # inside every block, so a change of block recompiles nothing and leaving the blocks is noticed.
@@ -53,7 +53,7 @@ def guard(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     if not torch.compiler.is_compiling():
         block = _block.get()
         if block is not None and not block.meter.compiled:
-            block.note(inputs[0] if inputs else None)
+            block.note(inputs)
 
 
 def note_call(images: torch.Tensor) -> None:
@@ -65,7 +65,7 @@ def note_call(images: torch.Tensor) -> None:
     block = _block.get()
     if block is None:
         raise UnmeteredCompute("a learner was called outside `with session.metered(...)`")
-    block.note(images)
+    block.note((images,))
 
 
 def guarded(network: nn.Module) -> nn.Module:
@@ -222,12 +222,13 @@ class Block:
                 "priced for: put every integer that changes the work into metered(label, **key)"
             )
 
-    def note(self, inputs: Any) -> None:
+    def note(self, inputs: tuple[Any, ...]) -> None:
         """Notes one more input; the first one decides whether this block is priced already."""
-        shape = tuple(inputs.shape) if isinstance(inputs, torch.Tensor) else ()
-        self.shapes.append(shape)
-        if len(self.shapes) > 1:
-            return
+        self.shapes.append(inputs[0].shape if inputs else ())
+        if len(self.shapes) == 1:
+            self._open(self.shapes[0])
+
+    def _open(self, shape: Shape) -> None:
         price = self.meter.by_first.get((self.label, self.key, shape))
         if price is not None:
             self.meter.ledger.admit(self._share(price))

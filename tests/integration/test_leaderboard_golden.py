@@ -37,7 +37,6 @@ def test_writing_again_changes_no_byte(tmp_path):
     assert not list((tmp_path / SUITE).glob(".*"))
 
 
-
 def test_no_records_and_torn_records_are_one_sentence(tmp_path):
     with pytest.raises(RecordError, match="augbench run --suite"):
         write(tmp_path, SUITE)

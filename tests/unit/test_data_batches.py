@@ -43,6 +43,13 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
     assert sorted(next(loader).index.tolist()) == [0, 1, 2]
 
 
+def test_an_epoch_of_whole_batches_covers_everything():
+    loader, _ = batches(count=12, size=4)
+    for _ in range(3):
+        epoch = torch.cat([next(loader).index for _ in range(3)])
+        assert sorted(epoch.tolist()) == list(range(12))
+
+
 def test_the_first_order_is_the_generators_permutation():
     loader, _ = batches(seed=5)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(5))

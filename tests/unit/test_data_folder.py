@@ -124,7 +124,7 @@ def test_all_gray_is_one_channel_and_one_colour_image_makes_three(tmp_path):
     ("sizes", "asked", "expected"),
     [
         ([(20, 20)], None, (20, 20)),
-        ([(30, 20)], None, (20, 30)),  # shared: kept, (height, width)
+        ([(30, 20)], None, (20, 20)),  # the shared shorter side
         ([(30, 20)], 16, (16, 16)),
         ([(300, 257)], None, (64, 64)),  # shared, but a camera's
         ([(256, 256)], None, (256, 256)),
@@ -234,6 +234,12 @@ def test_wrong_splits_are_one_sentence_each(tmp_path):
     fill(tmp_path / "flat" / "train")
     put(tmp_path / "flat" / "test" / "0.png")
     fails(tmp_path / "flat", "folder:flat: 'test' holds no class folders")
+    put(tmp_path / "kaggle" / "train" / "0.png")
+    put(tmp_path / "kaggle" / "test" / "0.png")
+    fails(tmp_path / "kaggle", "folder:kaggle: 'train' holds no class folders")
+    fill(tmp_path / "late" / "test")
+    fill(tmp_path / "late" / "val")
+    fails(tmp_path / "late", "folder:late has 'test' and 'val', but no 'train'")
 
 
 def test_denied_access_is_one_sentence(tmp_path, monkeypatch):

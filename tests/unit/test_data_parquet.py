@@ -197,6 +197,19 @@ def test_rows_without_bytes_are_corrupt_images(tmp_path):
     ]
 
 
+def test_the_cache_notices_a_replaced_file_of_equal_size(tmp_path):
+    file = tmp_path / "a.parquet"
+    digests, sizes = [], []
+    for time, shades_of in enumerate((range(10, 20), range(19, 9, -1))):
+        table = pa.table({"img": images(shades_of), "label": [0, 1] * 5})
+        pq.write_table(table, file, compression="none", use_dictionary=False)
+        os.utime(file, (time, time))
+        sizes.append(file.stat().st_size)
+        digests.append(load(f"parquet:{file}", memory_limit=0).digest)
+    assert sizes[0] == sizes[1], "the test needs files of equal size"
+    assert digests[0] != digests[1]
+
+
 def test_fingerprints_know_names_and_sizes_but_no_place(tmp_path):
     for place in ("here", "there"):
         write(tmp_path / place / "set" / "train-0.parquet", range(4), [0, 1] * 2)

@@ -258,6 +258,21 @@ def test_a_half_built_cache_is_never_used(root, damage):
     same(mapped, plain)
 
 
+def test_a_cache_appears_by_renaming_never_by_copying(root, monkeypatch):
+    noise_folder(root / "pets")
+    publish, nodes = cache._publish, []
+
+    def spy(draft, folder):
+        nodes.append((draft / "meta.json").stat().st_ino)
+        assert not folder.exists()
+        publish(draft, folder)
+
+    monkeypatch.setattr(cache, "_publish", spy)
+    load("folder:pets", root=root, memory_limit=0)
+    (meta,) = (root / ".augbench-cache").glob("*/meta.json")
+    assert nodes == [meta.stat().st_ino]
+
+
 def test_two_builders_agree(root, monkeypatch):
     """The slower one finds the other's cache in place, and leaves it."""
     noise_folder(root / "pets")

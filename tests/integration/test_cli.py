@@ -1,0 +1,160 @@
+"""The command line: every mistake is one sentence with exit code 2, every command works."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.integration.conftest import Command
+
+MISTAKES = {
+    "nothing to run": (["run"], "--suite"),
+    "two things to run": (["run", "--suite", "quick", "--data", "digits"], "--suite"),
+    "unknown suite": (["run", "--suite", "quik"], "'quik'"),
+    "unknown data": (["run", "--data", "digitz"], "'digitz'"),
+    "missing folder": (["run", "--data", "folder:nowhere"], "'folder:nowhere'"),
+    "unknown method": (["run", "--suite", "quick", "-m", "standart"], "'standart'"),
+    "unknown option": (["run", "--suite", "quick", "-m", "standard[x=1]"], "unknown"),
+    "bad value": (["run", "--suite", "quick", "-m", "standard[length=full]"], "'filled'"),
+    "bad form": (["run", "--suite", "quick", "-m", "standard[length"], "name[option=value,...]"),
+    "bad budget": (["run", "--suite", "quick", "--budget", "three"], "'three'"),
+    "zero budget": (["run", "--suite", "quick", "--budget", "0rt"], "'0rt'"),
+    "bad track": (["run", "--suite", "quick", "--track", "fast"], "'fast'"),
+    "bad distortion": (["run", "--data", "digits", "--distort", "noise=2"], "noise"),
+    "bad network": (["run", "--data", "digits", "--network", "wrn-11-1"], "wrn-11-1"),
+    "too small": (["run", "--data", "digits", "--network", "lenet"], "28×28"),
+    "unknown timm": (["run", "--data", "digits", "--network", "timm:nope"], "timm:nope"),
+    "bad device": (["run", "--suite", "quick", "--devices", "99"], "'99'"),
+    "suite with data's option": (["run", "--suite", "quick", "--network", "lenet"], "--network"),
+    "bad name": (["run", "--data", "digits", "--name", "../x"], "name"),
+    "no records": (["leaderboard", "nothing"], "no records"),
+    "missing plugin": (["list", "methods", "--plugin", "nowhere.py"], "nowhere.py"),
+    "unknown list": (["list", "animals"], "'animals'"),
+    "bad method name": (["new", "My Method"], "'My Method'"),
+    "unknown check": (["check", "nothing"], "'nothing'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "names"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_sentence(augbench: Command, arguments: list[str], names: str) -> None:
+    done = augbench(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert names in done.stderr
+    assert done.stderr.startswith("augbench: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_gpu_track_needs_a_gpu(augbench: Command) -> None:
+    done = augbench("run", "--suite", "quick", "--track", "gpu", "--devices", "cpu")
+    assert done.returncode == 2
+    assert "CUDA" in done.stderr
+
+
+def test_help_answers_without_torch(augbench: Command) -> None:
+    began = time.monotonic()
+    done = augbench("--help")
+    assert done.returncode == 0
+    for command in ("run", "new", "check", "list", "leaderboard"):
+        assert command in done.stdout
+    assert time.monotonic() - began < 5  # a hang, not a speed: benchmarks/ measures speed
+
+
+@pytest.mark.parametrize("what", ["methods", "tasks", "suites", "networks", "data"])
+def test_lists(augbench: Command, what: str) -> None:
+    done = augbench("list", what)
+    assert done.returncode == 0
+    expected = {"methods": "standard[length=natural]", "data": "digits", "suites": "quick"}
+    assert expected.get(what, "-") in done.stdout
+
+
+def test_dry_run_projects_and_writes_nothing(augbench: Command, tmp_path: Path) -> None:
+    done = augbench("run", "--suite", "quick", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "36 runs, 0 of them finished" in done.stdout
+    assert "projected time on this machine: at most" in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_new_check_run_as_a_newcomer_would(augbench: Command, tmp_path: Path) -> None:
+    made = augbench("new", "my-method", "--folder", ".")
+    assert made.returncode == 0
+    assert "next: augbench check my-method --plugin my_method.py" in made.stdout
+    checked = augbench("check", "my-method", "--plugin", "my_method.py")
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count("ok ") == 5
+    run = augbench(
+        "run", "--data", "digits", "--steps", "20", "--budget", "1rt", "--seeds", "1",
+        "--plugin", "my_method.py", "-m", "my-method", "-m", "my-method[strength=0.1]",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "my-method[strength=0.1]" in run.stdout
+    assert augbench("new", "my-method", "--folder", ".").returncode == 2
+
+
+def test_check_fails_a_method_that_breaks_rules(augbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "cheat.py").write_text(
+        "import torch\n"
+        "from bench.method import Fitted, Method\n"
+        "from bench.augment.policy import Identity\n"
+        "class Cheat(Method):\n"
+        "    name = 'cheat'\n"
+        "    def run(self, session):\n"
+        "        learner = session.learner()\n"
+        "        batch = next(session.batches('train'))\n"
+        "        with session.metered('train'):\n"
+        "            loss = learner.loss(batch.images, batch.targets)\n"
+        "        learner.descend(loss + 0 * torch.rand(1).sum(), 0.0)\n"
+        "        return Fitted(learner, Identity())\n"
+    )
+    done = augbench("check", "cheat", "--plugin", "cheat.py")
+    assert done.returncode == 1
+    assert "FAIL  bill" in done.stdout
+    assert "FAIL  RNG hygiene" in done.stdout
+    assert "ok    data wall" in done.stdout
+
+
+def birds(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, colour in (("crow", 40), ("gull", 210)):
+        (folder / name).mkdir(parents=True)
+        for i in range(30):
+            size = (20 + i % 3, 18 + i % 5, 3)
+            pixels = rng.normal(colour, 30, size).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+
+def test_a_folder_of_ones_own(augbench: Command, tmp_path: Path) -> None:
+    birds(tmp_path / "birds")
+    options = ["--steps", "30", "--budget", "1", "--seeds", "1", "-m", "none", "-m", "standard"]
+    done = augbench(
+        "run", "--data", "folder:birds", *options, "--distort", "imbalance=2,noise=0.1"
+    )
+    assert done.returncode == 0, done.stderr
+    paths = sorted((tmp_path / "results/folder-birds/runs").glob("*.json"))
+    record = json.loads(paths[0].read_text())
+    assert record["task"]["data"] == "folder:birds"
+    assert record["task"]["classes"] == ["crow", "gull"]
+    assert str(tmp_path) not in paths[0].read_text()
+
+    (tmp_path / "birds/crow/torn.png").write_bytes(b"not a picture")
+    refused = augbench("run", "--data", "folder:birds", *options)
+    assert refused.returncode == 2
+    assert "torn.png" in refused.stderr
+    assert "--skip-corrupt" in refused.stderr
+
+
+def test_a_mapped_cache_gives_the_same_bits(augbench: Command, tmp_path: Path) -> None:
+    birds(tmp_path / "birds")
+    options = ["--data", "folder:birds", "--steps", "20", "--budget", "1", "--seeds", "1"]
+    weights = []
+    for name, limit in (("held", "4"), ("mapped", "0.000001")):
+        done = augbench("run", *options, "-m", "standard", "--name", name, "--memory-limit", limit)
+        assert done.returncode == 0, done.stderr
+        (path,) = (tmp_path / f"results/{name}/runs").glob("*.json")
+        weights.append(json.loads(path.read_text())["weights"])
+    assert (tmp_path / "data/.augbench-cache").is_dir()
+    assert weights[0] == weights[1]

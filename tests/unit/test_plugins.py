@@ -1,0 +1,241 @@
+"""Finding methods in files, and resolving specifications."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import ConfigError
+from bench.plugins import Plugin, Selected, digest, discover, options_of, select
+from tests.conftest import ROOT
+
+METHOD = """
+from typing import Literal
+from bench.method import Fitted, Method, MethodConfig
+
+class Config(MethodConfig):
+    width: int = 2
+    rate: float = 0.5
+    deep: bool = False
+    mode: Literal["slow", "fast"] = "slow"
+    placebo: Literal["uniform", "shuffled"] | None = None
+
+class Mine(Method):
+    name = "NAME"
+    Config = Config
+
+    def run(self, session):
+        raise NotImplementedError
+"""
+
+
+def write(folder: Path, file: str, text: str = METHOD, name: str = "mine") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / file
+    path.write_text(text.replace("NAME", name), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plugin]:
+    folder = tmp_path_factory.mktemp("mine")
+    write(folder, "mine.py")
+    return discover([folder])
+
+
+# Discovery
+
+
+def test_folders_and_files_give_their_methods(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", "one.py", name="one")
+    two = write(tmp_path / "b", "two.py", name="two")
+    three = write(tmp_path / "elsewhere", "_three.py", name="three")
+    write(tmp_path / "a", "_hidden.py", "raise RuntimeError('must not be loaded')")
+    write(tmp_path / "a", "notes.txt", "raise RuntimeError('must not be loaded')")
+    found = discover([tmp_path / "a", tmp_path / "b"], [three])
+    assert [(name, plugin.path) for name, plugin in found.items()] == [
+        ("one", one),
+        ("two", two),
+        ("three", three),
+    ]
+    assert all(plugin.method.name == name for name, plugin in found.items())
+    assert discover([]) == {}
+
+
+def test_only_concrete_methods_of_the_file_itself_count(tmp_path: Path) -> None:
+    text = METHOD + (
+        "from baselines.fixed import FixedPolicy, Standard\n"  # imported: abstract and concrete
+        "class Abstract(Method):\n    name = 'abstract'\n"
+        "class Nameless(Method):\n    def run(self, session): ...\n"
+        "class NoMethod:\n    name = 'none'\n"
+        "class Second(Mine):\n    name = 'second'\n"
+        "instance = Second()\n"
+    )
+    path = write(tmp_path, "several.py", text)
+    assert list(discover([], [path])) == ["mine", "second"]
+
+
+def test_the_project_has_its_baselines() -> None:
+    found = discover([ROOT / "methods", ROOT / "baselines"])
+    assert {"none", "standard", "cutout"} <= found.keys()
+    for name, plugin in found.items():
+        assert plugin.path.parent.name in {"methods", "baselines"}
+        assert plugin.source == digest(plugin.path)
+        assert select(found, name).spec == name, "the defaults have the plain name"
+        assert plugin.method.clean_labels in {"none", "selection", "hypergradient"}
+        if plugin.method.learned:
+            assert "placebo" in plugin.method.Config.model_fields, "PROTOCOL.md, Placebos"
+
+
+def test_two_methods_of_one_name_are_refused(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "a", "one.py"), write(tmp_path / "b", "two.py")
+    with pytest.raises(ConfigError) as caught:
+        discover([one.parent], [two])
+    for part in (str(one), str(two), "'mine'"):
+        assert part in str(caught.value)
+
+
+def test_files_of_one_stem_do_not_mix(tmp_path: Path) -> None:
+    one = write(tmp_path / "a", "same.py", name="one")
+    two = write(tmp_path / "b", "same.py", name="two")
+    found = discover([], [one, two])
+    assert {name: plugin.path for name, plugin in found.items()} == {"one": one, "two": two}
+    assert found["one"].method is not found["two"].method
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def broken(:\n", "SyntaxError"),
+        ("import a_package_that_is_not_there\n", "ModuleNotFoundError"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    path = write(tmp_path, "broken.py", text)
+    for _ in range(2):  # it is not remembered as loaded
+        with pytest.raises(ConfigError) as caught:
+            discover([tmp_path])
+        assert str(caught.value).startswith(f"{path} cannot be imported: ")
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_a_folder_and_another_kind_of_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.py", tmp_path):
+        with pytest.raises(ConfigError, match="^--plugin .* cannot be read: "):
+            discover([], [path])
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ConfigError, match="not a Python file"):
+        discover([], [tmp_path / "notes.txt"])
+
+
+def test_the_source_digest_is_the_content_of_the_file(tmp_path: Path) -> None:
+    one, copy = write(tmp_path / "a", "one.py"), write(tmp_path / "b", "other.py")
+    changed = write(tmp_path / "c", "one.py", METHOD + "# a comment\n")
+    digests = [discover([], [path])["mine"].source for path in (one, copy, changed)]
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 16
+    before = digest(one)
+    one.write_text(one.read_text() + "\n")
+    assert digest(one) != before
+
+
+# Selection
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("mine", "mine"),
+        (" mine[] ", "mine"),
+        ("mine[width=2,mode=slow]", "mine"),
+        ("mine[width=02]", "mine"),
+        ("mine[rate=.25]", "mine[rate=0.25]"),
+        ("mine[rate=25e-2]", "mine[rate=0.25]"),
+        ("mine[deep=yes]", "mine[deep=True]"),
+        ("mine[width=3,mode=fast,deep=1]", "mine[deep=True,mode=fast,width=3]"),
+        ("mine[ width = 3 , rate = 0.5 ]", "mine[width=3]"),
+    ],
+)
+def test_equal_options_have_one_canonical_name(
+    mine: dict[str, Plugin], text: str, spec: str
+) -> None:
+    assert select(mine, text).spec == spec
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(-(10**6), 10**6),
+    st.floats(allow_nan=False),
+    st.booleans(),
+    st.sampled_from(["slow", "fast"]),
+    st.sampled_from([None, "uniform", "shuffled"]),
+    st.permutations(range(5)),
+)
+def test_the_canonical_name_selects_the_same_options(
+    mine: dict[str, Plugin], width, rate, deep, mode, placebo, order
+) -> None:
+    given_ = {"width": width, "rate": rate, "deep": deep, "mode": mode, "placebo": placebo}
+    parts = [f"{key}={value}" for key, value in given_.items() if value is not None]
+    parts = [parts[i] for i in order if i < len(parts)]
+    chosen = select(mine, f"mine[{','.join(parts)}]")
+    assert dict(chosen.config) == given_
+    again = select(mine, chosen.spec)
+    assert (again.spec, again.config) == (chosen.spec, chosen.config)
+
+
+def test_the_method_gets_its_options(mine: dict[str, Plugin]) -> None:
+    chosen = select(mine, "mine[width=7]")
+    assert isinstance(chosen, Selected)
+    method = chosen.make()
+    assert type(method) is mine["mine"].method
+    assert method.config.width == 7
+    assert options_of(method.config, only_changed=True) == {"width": 7}
+    assert options_of(method.config) == {
+        "width": 7,
+        "rate": 0.5,
+        "deep": False,
+        "mode": "slow",
+        "placebo": None,
+    }
+    assert type(chosen.make().config) is type(select(mine, "mine").make().config)
+
+
+@pytest.mark.parametrize(
+    ("text", "placebo_of"),
+    [
+        ("mine", None),
+        ("mine[width=3]", None),
+        ("mine[placebo=uniform]", "mine"),
+        ("mine[placebo=shuffled,width=3,mode=fast]", "mine[mode=fast,width=3]"),
+        ("mine[width=2,placebo=uniform]", "mine"),
+    ],
+)
+def test_a_placebo_names_its_method(
+    mine: dict[str, Plugin], text: str, placebo_of: str | None
+) -> None:
+    assert select(mine, text).placebo_of == placebo_of
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("other", ["'other'", "unknown", "mine"]),
+        ("mine[depth=3]", ["depth", "unknown", "width", "rate", "placebo"]),
+        ("mine[width=x]", ["width", "'x'", "integer"]),
+        ("mine[width=2.5]", ["width", "'2.5'"]),
+        ("mine[mode=medium]", ["mode", "'medium'", "'slow'", "'fast'"]),
+        ("mine[placebo=none]", ["placebo", "'none'", "'uniform'"]),
+        ("Mine", ["'Mine'"]),
+    ],
+)
+def test_a_wrong_specification_is_one_sentence(
+    mine: dict[str, Plugin], text: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        select(mine, text)
+    for word in ["method", *words]:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
