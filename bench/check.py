@@ -16,7 +16,7 @@ from bench.method import Fitted
 from bench.networks.flops import FlopCounter
 from bench.plugins import Plugin, Selected, select
 from bench.rng import generator
-from bench.runner import Stage, stage
+from bench.stage import Stage, stage
 from bench.train.prepare import Prepared, prepare
 from bench.train.recipe import Recipe
 

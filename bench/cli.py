@@ -3,12 +3,15 @@
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
+import errno
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +42,11 @@ def one_sentence(command: Callable[..., Any]) -> Callable[..., Any]:
         except KeyboardInterrupt:
             typer.echo("augbench: interrupted; finished runs are kept, run it again to resume")
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            typer.echo(f"augbench: {error}; finished runs are kept", err=True)
+            raise typer.Exit(1) from error
 
     return wrapped
 
@@ -92,8 +100,9 @@ def run(
 ) -> None:
     """Runs a suite, or your own data, and prints the leaderboard.  Resumes by default."""
     from bench import drive
+    from bench.request import Request
 
-    request = drive.Request(
+    request = Request(
         suite=suite,
         data=data,
         methods=tuple(method or ()),

@@ -15,6 +15,8 @@ from bench.record import Record
 from bench.worker import Begun, Done, Job, Tick, died, work
 
 ATTEMPTS = 2
+# What every run imports sooner or later, some of it lazily: two seconds that forks then share.
+PRELOADED = ("bench.worker", "sklearn.datasets", "torch._dynamo")
 
 Event = tuple[Job, "Started | Tick | Done"]
 
@@ -53,7 +55,7 @@ class LocalProcesses:
     def __init__(self, slots: list[str | None]) -> None:
         self._free = deque(slots)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["bench.worker"])
+        self._context.set_forkserver_preload(list(PRELOADED))
         self._running: list[_Running] = []
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Event]:

@@ -1,12 +1,10 @@
 """One configuration in, one record out.
 
-configuration → load → split → distort → `Session` → `Method.run` → test evaluation → `Record`.
-The runner holds what the method must not see: the test set, the true labels and the clock.
+configuration → load → split → distort → `Method.run` on its `bench.stage` → `Record`.
 """
 
 import math
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +15,14 @@ import torch
 
 from bench import record as schema
 from bench.config import RunConfig, run_hash
-from bench.data.arrays import Arrays
 from bench.data.sources import Source, fingerprint, load
 from bench.environment import ROOT, bench_digest, environment
-from bench.errors import Diverged
-from bench.method import Fitted, Method
+from bench.method import Method
 from bench.plugins import Selected, options_of
-from bench.rng import key
-from bench.train.clock import Clock, Time
-from bench.train.evaluate import Metrics, evaluate, predict
-from bench.train.learner import Learner
-from bench.train.ledger import Ledger, ReferencePrice
-from bench.train.meter import AUDIT_RATE, Meter
+from bench.stage import Outcome, Progress, quiet, run_method
+from bench.train.evaluate import Metrics
 from bench.train.prepare import Prepared, prepare
-from bench.train.reference import reference_price
-from bench.train.session import Session
 
-Progress = Callable[[str, float, float | None], None]
-MILESTONES = (0.25, 0.5, 0.75, 1.0)
-TIMED_STEPS = {"portable": 10, "gpu": 50}  # only the gpu track's budget hangs on the timing
 FLAG_OVERRUN, UNRANK_OVERRUN = 0.02, 0.05
 
 
@@ -68,56 +55,11 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left behind, before it becomes a record."""
-
-    fitted: Fitted
-    session: Session
-    meter: Meter
-    curve: list[schema.CurvePoint]
-    test: Metrics
-    val: Metrics
-    train_error: float
-    memorised: float | None
-    after: ReferencePrice | None
-
-
-class Observer:
-    """Evaluates at 25, 50, 75 and 100 % of the plan, off the clock, unseen by the method."""
-
-    def __init__(self, prepared: Prepared, meter: Meter, progress: Progress) -> None:
-        self._prepared = prepared
-        self._meter = meter
-        self._progress = progress
-        self._next = 0
-        self.curve: list[schema.CurvePoint] = []
-
-    def __call__(self, learner: Learner, fraction: float) -> None:
-        """Evaluates if a milestone was reached; else only reports progress."""
-        while self._next < len(MILESTONES) and fraction >= MILESTONES[self._next] - 1e-12:
-            self._measure(learner, MILESTONES[self._next])
-            self._next += 1
-        spent = self._meter.ledger.spent / self._meter.ledger.budget
-        self._progress("train", spent, self.curve[-1].val_error if self.curve else None)
-
-    def _measure(self, learner: Learner, milestone: float) -> None:
-        spent = self._meter.ledger.spent
-        with self._meter.harness():
-            val = evaluate(learner, self._prepared.task.val, self._meter, "milestone")
-            test = evaluate(learner, self._prepared.test, self._meter, "milestone")
-        self.curve.append(
-            schema.CurvePoint(
-                fraction=milestone, spent=spent, val_error=val.error, test_error=test.error
-            )
-        )
-
-
 def execute(
     config: RunConfig,
     selected: Selected,
     data: DataOptions,
-    progress: Progress = lambda phase, share, error: None,
+    progress: Progress = quiet,
     attempts: int = 1,
     begun: Callable[[schema.Record], None] = lambda record: None,
 ) -> schema.Record | Skipped:
@@ -171,96 +113,6 @@ def _shortened(text: str) -> str:
         if place.is_absolute():
             text = text.replace(f"{place}/", "")
     return text
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Everything set up for a method to run."""
-
-    session: Session
-    meter: Meter
-    observer: Observer
-    clock: Clock
-
-
-def stage(
-    prepared: Prepared,
-    config: RunConfig,
-    *,
-    progress: Progress = lambda phase, share, error: None,
-    audit_rate: float = AUDIT_RATE,
-    now: Time = time.perf_counter,
-) -> Stage:
-    """Prices the reference training and opens the books.
-
-    Args:
-        prepared: The task and the test set.
-        config: Budget, seed, track and flags.
-        progress: As in `execute`.
-        audit_rate: Share of metered blocks that are counted again.
-        now: Source of time in seconds, for tests.
-    """
-    task, device = prepared.task, prepared.task.device
-    torch.manual_seed(key("global", config.seed))  # dropout has no generator of its own
-    timed = TIMED_STEPS[config.track]
-    reference = reference_price(task, timed_steps=timed, compiled=config.compile, now=now)
-    clock = Clock(device, now)
-    ledger = Ledger(config.budget, reference, config.track, clock)
-    meter = Meter(ledger, device, config.seed, audit_rate, compiled=config.compile)
-    observer = Observer(prepared, meter, progress)
-    session = Session(task, meter, config.seed, compiled=config.compile, observe=observer)
-    return Stage(session, meter, observer, clock)
-
-
-def run_method(
-    method: Method,
-    prepared: Prepared,
-    config: RunConfig,
-    *,
-    progress: Progress = lambda phase, share, error: None,
-    audit_rate: float = AUDIT_RATE,
-    now: Time = time.perf_counter,
-) -> Outcome:
-    """Runs the method on the clock, then evaluates its final weights off it; see `stage`.
-
-    Raises:
-        Diverged: If the final weights predict anything that is not finite.
-        LedgerTampered: If the books do not add up.
-    """
-    progress("reference", 0.0, None)
-    set_ = stage(prepared, config, progress=progress, audit_rate=audit_rate, now=now)
-    meter, ledger = set_.meter, set_.meter.ledger
-    set_.clock.start()
-    fitted = method.run(set_.session)
-    set_.clock.stop()
-    meter.collect()
-    ledger.audit()
-
-    progress("evaluate", min(1.0, ledger.spent / ledger.budget), None)
-    learner = fitted.learner
-    set_.observer(learner, 1.0)
-    with meter.harness():
-        test = evaluate(learner, prepared.test, meter, "test")
-        val = evaluate(learner, prepared.task.val, meter, "test")
-        train_error, memorised = _on_train(learner, prepared, meter)
-    if not (test.finite and val.finite):
-        raise Diverged("the final weights predict values that are not finite: training diverged")
-    after = None
-    if config.track == "gpu":
-        timed = TIMED_STEPS["gpu"]
-        after = reference_price(prepared.task, timed_steps=timed, compiled=config.compile, now=now)
-    curve = set_.observer.curve
-    return Outcome(fitted, set_.session, meter, curve, test, val, train_error, memorised, after)
-
-
-def _on_train(learner: Learner, prepared: Prepared, meter: Meter) -> tuple[float, float | None]:
-    """Error on the training labels, and the share of wrong ones among them that was learnt."""
-    train: Arrays = prepared.task.train
-    predicted = predict(learner, train, meter, "test").argmax(1).cpu()
-    hit = predicted == train.labels.cpu()
-    flipped = prepared.distorted.flipped
-    memorised = hit[flipped].double().mean().item() if bool(flipped.any()) else None
-    return 1 - hit.double().mean().item(), memorised
 
 
 def _common(
@@ -334,7 +186,7 @@ def _scores(metrics: Metrics, rare: tuple[bool, ...], **more: Any) -> schema.Sco
 
 def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
     """The ledger as plain data, with the overruns that PROTOCOL.md flags."""
-    ledger, meter = outcome.meter.ledger, outcome.meter
+    ledger = outcome.meter.ledger
     items = [
         schema.BillItem(
             label=label, key=dict(key_), calls=item.calls, flops=item.flops, seconds=item.seconds
@@ -349,7 +201,7 @@ def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
             flags.append("overrun>5%")
         elif overrun > FLAG_OVERRUN:
             flags.append("overrun>2%")
-    harness = sum(item.seconds for _, _, item in meter.ledger.items("harness"))
+    harness = sum(item.seconds for _, _, item in ledger.items("harness"))
     return schema.Bill(
         rt_flops=ledger.reference.flops,
         rt_seconds=ledger.reference.seconds,

@@ -28,7 +28,7 @@ from bench.method import MethodConfig
 from bench.networks import build
 from bench.plugins import Plugin, Selected
 from bench.rng import forked, generator
-from bench.runner import Stage, stage
+from bench.stage import Stage, stage
 from bench.train.loops import fit
 from bench.train.prepare import Prepared
 from bench.train.recipe import Recipe

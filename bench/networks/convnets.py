@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.errors import ConfigError
-from bench.networks.wide_resnet import initialise
+from bench.networks.common import Classifier, initialise
 
 
-class LeNet(nn.Module):
+class LeNet(Classifier):
     """LeNet-5 with ReLU and max pooling.
 
     Source: LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998, Figure
@@ -46,13 +46,8 @@ class LeNet(nn.Module):
         features: torch.Tensor = self.act4(self.fc2(self.act3(self.fc1(x))))
         return features
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of float images (B, C, H, W)."""
-        logits: torch.Tensor = self.head(self.features(x))
-        return logits
 
-
-class SmallCNN(nn.Module):
+class SmallCNN(Classifier):
     """Three 3×3 convolutions (32, 64, 64 channels) with BatchNorm, strides 1, 2, 2, mean pooling.
 
     Made for this project's quick suite: seconds on a CPU at 8×8, and BatchNorm as in the real
@@ -79,8 +74,3 @@ class SmallCNN(nn.Module):
         x = self.act2(self.norm2(self.conv2(x)))
         x = self.act3(self.norm3(self.conv3(x)))
         return x.mean((2, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of float images (B, C, H, W)."""
-        logits: torch.Tensor = self.head(self.features(x))
-        return logits

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.networks.wide_resnet import initialise
+from bench.networks.common import Classifier, initialise
 
 
-class ResNet18(nn.Module):
+class ResNet18(Classifier):
     """Four groups of two post-activation basic blocks with 64, 128, 256 and 512 channels."""
 
     def __init__(self, classes: int, channels: int = 3, size: int = 32) -> None:
@@ -34,11 +34,6 @@ class ResNet18(nn.Module):
         """Penultimate features (B, 512) of float images (B, C, H, W)."""
         x = self.blocks(self.act(self.norm(self.stem(x))))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of float images (B, C, H, W)."""
-        logits: torch.Tensor = self.head(self.features(x))
-        return logits
 
 
 class _Block(nn.Module):

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.errors import ConfigError
+from bench.networks.common import Classifier, initialise
 
 
-class WideResNet(nn.Module):
+class WideResNet(Classifier):
     """Three groups of (d-4)/6 basic blocks with 16k, 32k and 64k channels.
 
     Args:
@@ -48,11 +49,6 @@ class WideResNet(nn.Module):
         x = self.act(self.norm(self.groups(self.stem(x))))
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) of float images (B, C, H, W)."""
-        logits: torch.Tensor = self.head(self.features(x))
-        return logits
-
 
 class _Block(nn.Module):
     """BN-act-conv3×3-BN-act-conv3×3 plus the identity, or a 1×1 convolution of the first act."""
@@ -81,17 +77,3 @@ class _Block(nn.Module):
 def _group(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     first = _Block(inputs, outputs, stride)
     return nn.Sequential(first, *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-
-def initialise(network: nn.Module) -> None:
-    """He initialisation by fan-out for convolutions; BatchNorm 1, 0; zero biases.
-
-    Source: the released Wide-ResNet code ("conv init: MSRA"), shared by the CIFAR ResNets here.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

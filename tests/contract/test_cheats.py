@@ -9,7 +9,7 @@ from bench.augment.policy import Batch, Identity
 from bench.check import Trial, other_test_set, small_config, trial
 from bench.errors import BudgetExhausted, LedgerTampered, PlanError, UnmeteredCompute
 from bench.method import Fitted, Method
-from bench.runner import run_method
+from bench.stage import run_method
 from bench.train.learner import Learner
 from bench.train.prepare import Prepared
 from bench.train.session import Session

@@ -12,7 +12,7 @@ from bench.data.sources import load
 from bench.method import Method
 from bench.plugins import discover, select
 from bench.rng import generator
-from bench.runner import Outcome, run_method, stage
+from bench.stage import Outcome, run_method, stage
 from bench.train.loops import training_step
 from bench.train.prepare import Prepared, prepare
 from bench.train.task import cutout, standard

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score
 
-from bench.check import DISTORT, RECIPE
-from bench.config import RunConfig, TaskConfig
 from bench.data.arrays import Arrays
-from bench.runner import stage
 from bench.train import evaluate as module
+from bench.train.clock import Clock
 from bench.train.evaluate import Metrics, evaluate, metrics, predict
+from bench.train.ledger import Ledger, ReferencePrice
+from bench.train.meter import Meter
 from bench.train.prepare import Prepared
 from bench.train.session import Session
 
@@ -53,9 +53,10 @@ def random_case(seed: int, count: int, classes: int, scale: float = 3.0):
 
 @pytest.fixture
 def session(small: Prepared) -> Session:
-    """A session on the small task."""
-    task = TaskConfig(data="digits", distort=DISTORT, network="small-cnn", recipe=RECIPE)
-    return stage(small, RunConfig(suite="t", task=task, method="m", budget=2.0, seed=0)).session
+    """A session on the small task with more budget than it can use."""
+    task = small.task
+    ledger = Ledger(100.0, ReferencePrice(10**12, 1.0), "portable", Clock(task.device))
+    return Session(task, Meter(ledger, task.device), seed=0)
 
 
 def test_errors_by_hand() -> None:
@@ -116,6 +117,13 @@ def test_calibration_at_the_ends_of_the_bins() -> None:
     assert metrics(one, torch.tensor([0, 1]), 2).ece == pytest.approx(0.45, rel=1e-6)
     two = torch.tensor([[0.95, 0.05], [0.55, 0.45]]).log()
     assert metrics(two, torch.tensor([0, 1]), 2).ece == pytest.approx((0.05 + 0.55) / 2, rel=1e-6)
+    # The last bin is (14/15, 1] with its end, the first (0, 1/15] is not part of the second.
+    last = torch.tensor([[0.95, 0.05], [1.0, 1e-30]]).log()
+    assert metrics(last, torch.tensor([0, 1]), 2).ece == pytest.approx(0.95 / 2, rel=1e-6)
+    low = torch.full((2, 20), 0.94 / 19)
+    low[0, 0], low[1], low[1, 0] = 0.06, 0.9 / 19, 0.1
+    found = metrics(low.log(), torch.tensor([0, 1]), 20).ece
+    assert found == pytest.approx((0.94 + 0.1) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -143,7 +151,7 @@ NAN = float("nan")
         ((0.1, 0.5), (False, False), 0.5),  # at least one
         ((0.1, NAN, 0.6, 0.4), (False, True, True, False), 0.6),  # no images: left out
         ((0.1, NAN, 0.6, 0.4), (False, True, False, False), 0.6),  # only such: worst third
-        ((0.1, NAN, NAN, 0.4), (False,) * 4, 0.4),
+        ((0.1, NAN, 0.6, NAN, NAN, 0.4), (False,) * 6, 0.6),  # a third of those with images
     ],
 )
 def test_tail_error(errors: tuple[float, ...], rare: tuple[bool, ...], expected: float) -> None:

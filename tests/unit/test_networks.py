@@ -161,6 +161,7 @@ def test_timm_networks_take_small_images(name: str, channels: int, size: int) ->
         ("WRN-16-1", ["'WRN-16-1'", "unknown"]),
         ("small-cnn ", ["unknown"]),
         ("wrn-11-1", ["'wrn-11-1'", "6n + 4"]),
+        ("wrn-13-1", ["'wrn-13-1'", "6n + 4"]),
         ("wrn-4-1", ["'wrn-4-1'", "6n + 4"]),
         ("wrn-0-1", ["6n + 4"]),
         ("wrn-16-0", ["'wrn-16-0'", "width"]),

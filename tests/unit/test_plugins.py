@@ -124,7 +124,7 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path, text: str, words: str) ->
 
 def test_a_missing_file_a_folder_and_another_kind_of_file(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.py", tmp_path):
-        with pytest.raises(ConfigError, match="^--plugin .* cannot be read: "):
+        with pytest.raises(ConfigError, match=r"^--plugin .* cannot be read: "):
             discover([], [path])
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ConfigError, match="not a Python file"):

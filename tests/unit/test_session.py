@@ -10,7 +10,7 @@ from bench.augment.policy import Batch, Identity
 from bench.check import small_config
 from bench.errors import PlanError
 from bench.networks import build
-from bench.runner import stage
+from bench.stage import stage
 from bench.train.learner import Learner
 from bench.train.loops import fit, training_step
 from bench.train.prepare import Prepared

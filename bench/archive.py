@@ -1,0 +1,95 @@
+"""The records that a suite has already: which runs are finished, and which are superseded."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import ConfigError
+from bench.record import Record, read_record, record_path, write_record
+from bench.worker import Job
+
+Cell = tuple[Any, ...]
+
+
+def canonical(data: str) -> str:
+    """A source's name without its path, as records hold it: `folder:A/birds` → `folder:birds`."""
+    kind, colon, path = data.partition(":")
+    return f"{kind}:{Path(path).expanduser().absolute().name}" if colon else data
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The records in a suite's folder, by cell: task, method, budget, seed and track."""
+
+    results: Path
+    suite: str
+    records: dict[Cell, Record]
+
+    @classmethod
+    def read(cls, results: Path, suite: str) -> "Archive":
+        """Reads them all.
+
+        Raises:
+            RecordError: If a file there is no record: nobody but its owner may delete it.
+        """
+        folder = results / suite / "runs"
+        paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        found = [read_record(path) for path in paths]
+        return cls(results, suite, {_cell(record.config): record for record in found})
+
+    def finished(self, job: Job) -> bool:
+        """Whether the job has a record of success; a failed one is run again."""
+        record = self.records.get(_cell(_recorded(job)))
+        return record is not None and record.hash == job.name and record.status == "ok"
+
+    def check(self, job: Job) -> None:
+        """Refuses to mix two recipes under one task name.
+
+        Raises:
+            ConfigError: If records of this task were made with other settings.
+        """
+        wanted = _recorded(job)["task"]
+        for record in self.records.values():
+            task = record.config["task"]
+            same = all(task[part] == wanted[part] for part in ("data", "distort", "network"))
+            if same and task != wanted:
+                changed = next(part for part in wanted if task[part] != wanted[part])
+                raise ConfigError(
+                    f"{self.results / self.suite}/runs holds runs of {_where(task)} with "
+                    f"{changed} = {task[changed]}, not {wanted[changed]}: they cannot share a "
+                    "leaderboard; choose another --name or move those records away"
+                )
+
+    def add(self, record: Record) -> Path:
+        """Writes a record, and moves older ones of its cell aside.
+
+        There are older ones when the method's source, the machine's kind or a flag has changed.
+        """
+        path = record_path(self.results, self.suite, record.hash)
+        write_record(path, record)
+        cell = _cell(record.config)
+        for other in sorted(path.parent.glob("*.json")):
+            if other != path and _cell(json.loads(other.read_bytes())["config"]) == cell:
+                aside = self.results / self.suite / "superseded" / other.name
+                aside.parent.mkdir(exist_ok=True)
+                other.replace(aside)
+        return path
+
+
+def _recorded(job: Job) -> dict[str, Any]:
+    """A job's configuration as its record will hold it."""
+    content = job.config.model_dump(mode="json")
+    content["task"]["data"] = canonical(content["task"]["data"])
+    return content
+
+
+def _where(task: dict[str, Any]) -> str:
+    return " · ".join(task[part] for part in ("data", "distort", "network"))
+
+
+def _cell(config: dict[str, Any]) -> Cell:
+    """What a record is a result of; a new one of the same cell supersedes the old."""
+    task = config["task"]
+    where = [task[part] for part in ("data", "distort", "network")]
+    return (*where, *(config[part] for part in ("method", "budget", "seed", "track")))
