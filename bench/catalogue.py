@@ -40,7 +40,8 @@ def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
 
 def _method(plugin: Plugin) -> tuple[str, str]:
     options = ",".join(
-        f"{name}={field.default}" for name, field in plugin.method.Config.model_fields.items()
+        name if field.is_required() else f"{name}={field.default}"
+        for name, field in plugin.method.Config.model_fields.items()
     )
     line = (inspect.getdoc(plugin.method) or "").partition("\n")[0]
     name = plugin.method.name

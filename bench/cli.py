@@ -154,7 +154,7 @@ def new(
     """Writes a commented, working method to start from."""
     from bench.scaffold import scaffold
 
-    path = scaffold(name, folder)
+    path = scaffold(name, folder, plugins(None))
     typer.echo(f"wrote {path}; next: augbench check {name}{_plugin_hint(path)}")
 
 

@@ -10,9 +10,9 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bench.data.distort import Distortion
 from bench.errors import ConfigError
@@ -21,34 +21,35 @@ from bench.train.recipe import Recipe
 
 SUITES = Path(__file__).parent / "suites"
 Track = Literal["portable", "gpu"]
-Budget = Annotated[float, Field(gt=0)]
+Budget = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Canonical text: `noise=0.10` and `noise=0.1` are one task.
+Distort = Annotated[str, AfterValidator(lambda text: str(Distortion.parse(text)))]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class TaskConfig(_Frozen):
-    """A data set, its distortion, a network and a recipe.
+class _Task(_Frozen):
+    """A data set, a network and a recipe.
 
     Attributes:
         data: A source as `bench.data.sources.load` takes it.
-        distort: `clean` or e.g. `imbalance=10,noise=0.1`.
         size: Side of the images in pixels; None keeps the source's.
         val_fraction: Share of the training set held out; None takes the source's (20 %).
     """
 
     data: str
-    distort: str = "clean"
     network: str
     size: int | None = Field(None, gt=0)
     val_fraction: float | None = Field(None, gt=0, lt=1)
     recipe: Recipe
 
-    @field_validator("distort")
-    @classmethod
-    def _canonical(cls, text: str) -> str:
-        return str(Distortion.parse(text))
+
+class TaskConfig(_Task):
+    """A task under one distortion: `clean` or e.g. `imbalance=10,noise=0.1`."""
+
+    distort: Distort = "clean"
 
 
 class RunConfig(_Frozen):
@@ -65,15 +66,10 @@ class RunConfig(_Frozen):
     compile: bool = False
 
 
-class SuiteTask(_Frozen):
+class SuiteTask(_Task):
     """A task of a suite under each of its distortions."""
 
-    data: str
-    distort: list[str] = Field(default=["clean"], min_length=1)
-    network: str
-    size: int | None = None
-    val_fraction: float | None = None
-    recipe: Recipe
+    distort: list[Distort] = Field(default=["clean"], min_length=1)
 
     def tasks(self) -> list[TaskConfig]:
         """One task a distortion."""
@@ -168,11 +164,24 @@ def validated(model: type[Model], content: dict[str, Any], what: str) -> Model:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "it"
         if first["type"] == "extra_forbidden":
-            allowed = ", ".join(model.model_fields) or "none"
-            message = f"unknown; the options are {allowed}"
+            message = (
+                f"unknown; the options are {', '.join(_options(model, first['loc'])) or 'none'}"
+            )
+        elif first["type"] == "missing":
+            message = "is required"
         else:
             message = f"{first['input']!r}: {first['msg']}"
         raise ConfigError(f"{what}: {place}: {message}") from error
+
+
+def _options(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The names that are allowed where an unknown one was found."""
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            inner = [annotation, *get_args(annotation)]
+            model = next(t for t in inner if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, str]]:

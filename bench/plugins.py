@@ -7,6 +7,7 @@ enough.  A method's source digest is its file's, so editing the file makes new r
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from typing import Any
 from bench.config import parse_spec, validated
 from bench.errors import ConfigError
 from bench.method import Method, MethodConfig
+
+NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+NAME_RULE = "lower-case words joined by '-', e.g. my-method"
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,12 @@ def discover(folders: Iterable[Path], files: Iterable[Path] = ()) -> dict[str, P
     """
     found: dict[str, Plugin] = {}
     paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
-    for path in [*(p for p in paths if not p.name.startswith("_")), *files]:
+    named = [path.resolve() for path in files]
+    for path in dict.fromkeys([*(p for p in paths if not p.name.startswith("_")), *named]):
         source = digest(path)
         for method in _methods(_load(path)):
+            if not re.fullmatch(NAME, method.name):
+                raise ConfigError(f"{path}: {method.name!r} is no method name: use {NAME_RULE}")
             if method.name in found:
                 other = found[method.name].path
                 raise ConfigError(f"{path} and {other} both hold a method named {method.name!r}")
@@ -91,8 +98,14 @@ def options_of(config: MethodConfig, only_changed: bool = False) -> dict[str, An
     values = config.model_dump(mode="json")
     if not only_changed:
         return values
-    defaults = type(config)().model_dump(mode="json")
-    return {key: value for key, value in values.items() if value != defaults[key]}
+    fields = type(config).model_fields
+    set_ = config.model_dump()
+    return {
+        key: value
+        for key, value in values.items()
+        if fields[key].is_required()
+        or set_[key] != fields[key].get_default(call_default_factory=True)
+    }
 
 
 def digest(path: Path) -> str:
@@ -126,9 +139,10 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plug-in that exits must not end augbench
         del sys.modules[name]
-        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{path} cannot be imported: {said}") from error
     return module
 
 
@@ -136,9 +150,8 @@ def _methods(module: ModuleType) -> list[type[Method]]:
     """The concrete methods that a module defines itself, in the order of its source."""
     return [
         value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Method)
+        for value in dict.fromkeys(v for v in vars(module).values() if isinstance(v, type))
+        if issubclass(value, Method)
         and value.__module__ == module.__name__
         and not inspect.isabstract(value)
         and hasattr(value, "name")

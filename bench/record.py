@@ -8,14 +8,15 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import RecordError
 
 SCHEMA = 1
 PROTOCOL_VERSION = 1
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
@@ -80,15 +81,15 @@ class Scores(_Part):
         memorised: Share of mislabelled training points predicted as their wrong label, if any.
     """
 
-    error: float
-    balanced_error: float
-    tail_error: float
-    worst_error: float
-    class_errors: list[float | None]
+    error: Share
+    balanced_error: Share
+    tail_error: Share
+    worst_error: Share
+    class_errors: list[Share | None]
     nll: float
-    ece: float
-    train_error: float | None = None
-    memorised: float | None = None
+    ece: Share
+    train_error: Share | None = None
+    memorised: Share | None = None
 
 
 class BillItem(_Part):
@@ -173,6 +174,12 @@ class Record(_Part):
     bench: str
     failure: Failure | None = None
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.status == "ok" and None in (self.task, self.scores, self.bill):
+            raise ValueError("a record marked ok must have a task, scores and a bill")
+        return self
+
 
 def record_path(results: Path, suite: str, name: str) -> Path:
     """Where the record called `name` (its hash) lives."""
@@ -183,14 +190,19 @@ def write_record(path: Path, record: Record) -> None:
     """Writes a record atomically: a kill or a full disk leaves the old file or none, never half.
 
     Raises:
-        OSError: If the disk refuses; the temporary file is removed and no record is touched.
+        OSError: If the disk refuses; the path holds the old record or the whole new one.
     """
     text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file atomically and durably."""
+    """Replaces a text file atomically and durably.
+
+    Raises:
+        OSError: If the disk refuses; the temporary file is removed, and the file holds its old
+            text or the whole new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -217,15 +229,21 @@ def read_record(path: Path) -> Record:
         RecordError: If the file is torn, of another schema, or named otherwise than its hash says.
     """
     try:
-        record = Record.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise RecordError(f"{path} is not a readable augbench record: {first}") from error
+        text = path.read_bytes()
+        found = json.loads(text).get("schema_version")
+        if found != SCHEMA:
+            raise RecordError(f"{path} has schema {found}, this augbench reads {SCHEMA}")
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "record"
+        raise RecordError(f"{path} is no augbench record: {place}: {first['msg']}") from error
+    except (ValueError, AttributeError) as error:
+        raise RecordError(f"{path} is torn or not JSON: {error}") from error
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
     if record.hash != path.stem:
         raise RecordError(f"{path} holds the record {record.hash}: the file was renamed or edited")
-    if record.schema_version != SCHEMA:
-        found = record.schema_version
-        raise RecordError(f"{path} has schema {found}, this augbench reads {SCHEMA}")
     return record
 
 

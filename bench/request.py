@@ -47,6 +47,11 @@ class Request:
 
 
 def suite_of(request: Request, data: DataOptions, device: str) -> Suite:
+    """The suite that a request means: a named one with changes, or one for `--data`.
+
+    Raises:
+        ConfigError, DataError: If an option or the data are wrong, or options contradict.
+    """
     if (request.suite is None) == (request.data is None):
         raise ConfigError("run needs either --suite NAME or --data SOURCE")
     own = {"network": request.network, "size": request.size, "steps": request.steps}

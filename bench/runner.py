@@ -124,9 +124,8 @@ def _common(
     data: DataOptions,
 ) -> dict[str, Any]:
     """The fields that a record has whether the run succeeds or not."""
-    task, distorted = prepared.task, prepared.distorted
     print_ = fingerprint(config.task.data, data.root)
-    minimum = method.minimum(task)
+    minimum = method.minimum(prepared.task)
     content = config.model_dump(mode="json")
     content["task"]["data"] = source.name
     return {
@@ -136,25 +135,7 @@ def _common(
         "budget": config.budget,
         "seed": config.seed,
         "track": config.track,
-        "task": schema.TaskInfo(
-            data=source.name,
-            distort=config.task.distort,
-            network=config.task.network,
-            recipe=config.task.recipe.model_dump(mode="json"),
-            classes=list(source.classes),
-            rare=list(distorted.rare),
-            train_counts=[int(count) for count in distorted.counts],
-            flipped=[float(share) for share in distorted.flipped_share],
-            flipped_total=float(distorted.flipped_total),
-            sizes={
-                "train": len(task.train),
-                "val": len(task.val),
-                "test": len(prepared.test),
-                "pixels": task.size,
-            },
-            digest=source.digest,
-            skipped_files=len(source.skipped),
-        ),
+        "task": _task_info(config, source, prepared),
         "method": schema.MethodInfo(
             spec=selected.spec,
             name=method.name,
@@ -166,9 +147,33 @@ def _common(
             scaled=config.budget / minimum if config.budget < minimum else None,
             placebo_of=selected.placebo_of,
         ),
-        "environment": environment(task.device, config.threads),
+        "environment": environment(prepared.task.device, config.threads),
         "bench": bench_digest(),
     }
+
+
+def _task_info(config: RunConfig, source: Source, prepared: Prepared) -> schema.TaskInfo:
+    """The task as the record tells it, counts of the distortion included."""
+    task, distorted = prepared.task, prepared.distorted
+    return schema.TaskInfo(
+        data=source.name,
+        distort=config.task.distort,
+        network=config.task.network,
+        recipe=config.task.recipe.model_dump(mode="json"),
+        classes=list(source.classes),
+        rare=list(distorted.rare),
+        train_counts=[int(count) for count in distorted.counts],
+        flipped=[float(share) for share in distorted.flipped_share],
+        flipped_total=float(distorted.flipped_total),
+        sizes={
+            "train": len(task.train),
+            "val": len(task.val),
+            "test": len(prepared.test),
+            "pixels": task.size,
+        },
+        digest=source.digest,
+        skipped_files=len(source.skipped),
+    )
 
 
 def _scores(metrics: Metrics, rare: tuple[bool, ...], **more: Any) -> schema.Scores:

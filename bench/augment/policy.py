@@ -80,8 +80,8 @@ class Identity(Policy):
 class Chain(Policy):
     """Applies independent policies one after the other."""
 
-    def __init__(self, *policies: Policy) -> None:
-        self.policies = policies
+    def __init__(self, first: Policy, *others: Policy) -> None:
+        self.policies = (first, *others)
 
     def sample(self, index: torch.Tensor, rng: torch.Generator) -> tuple[Any, ...]:
         """One draw of each policy, in order."""

@@ -4,15 +4,18 @@ What the method gets is `Prepared.task`.  The test set, the true labels and whic
 flipped stay with the harness.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import nn
 
 from bench.data.arrays import Arrays
 from bench.data.distort import Distorted, Distortion
 from bench.data.sources import Source
 from bench.data.split import stratified
+from bench.errors import ConfigError
 from bench.networks import build
 from bench.train.recipe import Recipe
 from bench.train.task import Task
@@ -59,7 +62,7 @@ def prepare(
     mean, std = source.train.channel_stats()
     channels, size = source.train.images.shape[1], source.train.images.shape[-1]
     factory = partial(build, network, classes, channels, size)
-    factory()  # an impossible network is refused before any work starts
+    _try(network, factory, (channels, size))
     task = Task(
         classes=classes,
         channels=channels,
@@ -74,6 +77,21 @@ def prepare(
         device=device,
     )
     return Prepared(task, source.test.to(device), distorted)
+
+
+def _try(name: str, factory: Callable[[], nn.Module], shape: tuple[int, int]) -> None:
+    """One forward pass on the meta device: an impossible network is refused before any work."""
+    channels, size = shape
+    try:
+        with torch.device("meta"), torch.no_grad():
+            factory().eval()(torch.zeros(2, channels, size, size))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a foreign network says of a shape it cannot take
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"network {name!r} cannot take {channels}×{size}×{size} images: {said}"
+        ) from error
 
 
 def _split(source: Source, fraction: float, seed: int) -> tuple[Arrays, Arrays]:

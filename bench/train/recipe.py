@@ -20,7 +20,7 @@ class Recipe(BaseModel):
         flip: Whether the standard augmentation flips; None follows the data set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     steps: int = Field(gt=0)
     batch_size: int = Field(128, gt=0)

@@ -38,4 +38,4 @@ def restore(kept: Kept, state: Any) -> None:
             kept.copy_(state)
         kept.grad = None
     else:
-        kept.load_state_dict(state)
+        kept.load_state_dict(copy.deepcopy(state))  # an optimiser would go on to write into it

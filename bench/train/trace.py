@@ -8,16 +8,24 @@ POINTS = 100
 
 
 class Trace:
-    """Series of (step, value); values are numbers, flat lists or tensors."""
+    """Series of (step, value); values are numbers, arrays or tensors of one shape a series."""
 
     def __init__(self) -> None:
-        self._series: dict[str, list[tuple[int, Any]]] = {}
+        self._series: dict[str, list[tuple[int, torch.Tensor]]] = {}
 
     def append(self, step: int, values: dict[str, Any]) -> None:
-        """Adds one value to each named series; a tensor is detached, not read."""
+        """Adds a copy of one value to each named series; a tensor is detached, not read.
+
+        Raises:
+            ValueError: If a value is not numeric, or has another shape than those before it.
+        """
         for name, value in values.items():
-            kept = value.detach().clone() if isinstance(value, torch.Tensor) else value
-            self._series.setdefault(name, []).append((step, kept))
+            kept = _copy(name, value)
+            series = self._series.setdefault(name, [])
+            if series and series[0][1].shape != kept.shape:
+                before, now = tuple(series[0][1].shape), tuple(kept.shape)
+                raise ValueError(f"log({name}=...): shape {now} after {before}")
+            series.append((step, kept))
 
     def mark(self) -> dict[str, int]:
         """The series' present lengths, for `rewind`."""
@@ -36,8 +44,17 @@ class Trace:
         return {name: _thin(series, points) for name, series in self._series.items()}
 
 
-def _thin(series: list[tuple[int, Any]], points: int) -> dict[str, list[Any]]:
-    values = torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for _, v in series])
+def _copy(name: str, value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    try:
+        return torch.tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"log({name}=...): {value!r} is not a number or an array") from error
+
+
+def _thin(series: list[tuple[int, torch.Tensor]], points: int) -> dict[str, list[Any]]:
+    values = torch.stack([v.to("cpu", torch.float64) for _, v in series])
     groups = torch.arange(len(series)).tensor_split(min(points, len(series)))
     return {
         "step": [series[int(group[-1])][0] for group in groups],

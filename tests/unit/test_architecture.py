@@ -306,3 +306,7 @@ def test_help_answers_without_torch() -> None:
     assert "augmentation methods under matched GPU budgets" in done.stdout
     for option in ("--suite", "--budget", "--seeds", "--dry-run", "--plugin", "--reference"):
         assert option in done.stdout
+
+
+def test_functions_are_short(sources: Sources) -> None:
+    assert long_functions(sources) == []

@@ -324,3 +324,24 @@ def test_suite_path_and_spelling_do_not_change_the_hash() -> None:
 def test_the_hash_is_the_same_everywhere() -> None:
     # A literal: a change here orphans every record and needs a new PROTOCOL_VERSION.
     assert hashed(run()) == "d46ecbbd85edda0b"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("seeds = 2", "seeds = true"),
+        ("steps = 60", "steps = 60, lr = inf"),
+        ("steps = 60", "steps = 60, lr = nan"),
+        ("seeds = 2", 'seeds = "2"'),
+        ("\nsize = 32", "\nsize = 0"),
+        ("\nsize = 32", "\nval_fraction = 2.0"),
+    ],
+)
+def test_values_are_strict(tmp_path: Path, old: str, new: str) -> None:
+    assert old in GOOD
+    assert "\n" not in message_of(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_an_unknown_nested_option_lists_its_own_neighbours(tmp_path: Path) -> None:
+    message = message_of(tmp_path, GOOD.replace("steps = 60", "steps = 60, lrr = 1", 1))
+    assert "the options are steps, batch_size, lr" in message

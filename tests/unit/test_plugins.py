@@ -239,3 +239,43 @@ def test_a_wrong_specification_is_one_sentence(
     for word in ["method", *words]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plugin_that_exits_does_not_end_augbench(tmp_path: Path) -> None:
+    path = tmp_path / "quits.py"
+    path.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ConfigError, match="SystemExit"):
+        discover([], [path])
+
+
+def test_one_file_named_twice_and_an_alias_are_one_method(tmp_path: Path) -> None:
+    path = tmp_path / "twice.py"
+    path.write_text(
+        "from bench.method import Method\n"
+        "class M(Method):\n    name = 'm'\n    def run(self, session): ...\n"
+        "Alias = M\n"
+    )
+    assert list(discover([tmp_path], [path, path])) == ["m"]
+
+
+def test_a_name_that_cannot_be_selected_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "named.py"
+    path.write_text(
+        "from bench.method import Method\n"
+        "class M(Method):\n    name = 'My Method'\n    def run(self, session): ...\n"
+    )
+    with pytest.raises(ConfigError, match="'My Method'"):
+        discover([], [path])
+
+
+def test_a_required_option_is_part_of_the_spec(tmp_path: Path) -> None:
+    path = tmp_path / "required.py"
+    path.write_text(
+        "from bench.method import Method, MethodConfig\n"
+        "class C(MethodConfig):\n    a: int\n"
+        "class M(Method):\n    name = 'm'\n    Config = C\n    def run(self, session): ...\n"
+    )
+    found = discover([], [path])
+    assert select(found, "m[a=3]").spec == "m[a=3]"
+    with pytest.raises(ConfigError, match="a: is required"):
+        select(found, "m")

@@ -224,3 +224,11 @@ def test_nothing_in_the_task_leads_to_test_images_or_true_labels(
         "classes", "channels", "size", "train", "val", "mean", "std", "flip", "recipe",
         "network", "device",
     }, "a new field: does it keep the wall?"  # fmt: skip
+
+
+def test_a_network_that_cannot_take_the_images_is_refused_first() -> None:
+    with pytest.raises(ConfigError, match="cannot take 1×8×8 images"):
+        prepare(
+            load("digits"), distort="clean", network="timm:inception_v3",
+            recipe=Recipe(steps=1), seed=0, device=torch.device("cpu"),
+        )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from bench.check import conformance
 from bench.errors import ConfigError
+from bench.method import Method
 from bench.plugins import discover, select
 from bench.scaffold import scaffold
 
@@ -36,7 +37,11 @@ def test_no_placeholder_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "file", "title"),
-    [("gar2", "gar2.py", "Gar2"), ("a-b-3", "a_b_3.py", "AB3"), ("class", "class.py", "Class")],
+    [
+        ("gar2", "gar2.py", "Gar2Method"),
+        ("a-b-3", "a_b_3.py", "AB3Method"),
+        ("class", "class.py", "ClassMethod"),
+    ],
 )
 def test_names_of_file_and_class(tmp_path: Path, name: str, file: str, title: str) -> None:
     assert scaffold(name, tmp_path).name == file
@@ -72,3 +77,16 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is not a folder"):
             scaffold("my-method", folder)
     assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("name", ["chain", "brightness", "fitted"])
+def test_a_name_of_the_template_itself_works(tmp_path: Path, name: str) -> None:
+    found = discover([], [scaffold(name, tmp_path)])
+    assert issubclass(found[name].method, Method)
+    assert type(found[name].method()).run is found[name].method.run
+
+
+def test_a_taken_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="already"):
+        scaffold("standard", tmp_path, taken={"standard"})
+    assert list(tmp_path.iterdir()) == []

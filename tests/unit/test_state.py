@@ -88,3 +88,20 @@ def test_what_can_be_kept() -> None:
     assert isinstance(nn.Linear(1, 1), Stateful)
     assert isinstance(Streams("test"), Stateful)
     assert not isinstance([], Stateful)
+
+
+def test_a_snapshot_survives_the_steps_after_its_restoration() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        weight.square().sum().backward()
+        optimiser.step()
+
+    step()
+    state = snapshot(optimiser)
+    before = state["state"][0]["momentum_buffer"].clone()
+    restore(optimiser, state)
+    step()
+    assert torch.equal(state["state"][0]["momentum_buffer"], before)

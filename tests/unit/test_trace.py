@@ -96,3 +96,18 @@ def test_rewind_forgets_what_came_after_the_mark() -> None:
     assert trace.export()["x"] == {"step": [0, 10, 20], "value": [1.0, 2.0, 5.0]}
     trace.rewind({})
     assert trace.export() == {}
+
+
+def test_a_logged_list_is_a_copy() -> None:
+    trace, policy = Trace(), [1.0, 2.0]
+    trace.append(1, {"policy": policy})
+    policy[0] = 9.0
+    assert trace.export()["policy"]["value"] == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("second", [[1.0, 2.0, 3.0], 1.0, "text", {"a": 1}])
+def test_what_cannot_be_a_series_is_refused_when_it_is_logged(second: object) -> None:
+    trace = Trace()
+    trace.append(1, {"policy": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"log\(policy="):
+        trace.append(2, {"policy": second})
