@@ -6,7 +6,8 @@ process, and each figure is the median over rounds of fit's time over the bare l
 
     python benchmarks/harness_overhead.py [--rounds 7]
 
-Figures: `harness_overhead` (WRN-16-1, 32×32, batch 128), `harness_overhead_small` (the quick
+Figures: `harness_overhead` (a step of the suite cifar10-jpeg-small: WRN-10-1, 32×32,
+batch 64; half an RT), `harness_overhead_small` (the quick
 suite's network at 8×8, batch 64, where a step takes about 2 ms and any overhead shows most; 3 RT
 of it).
 """
@@ -35,7 +36,7 @@ from bench.train.recipe import Recipe
 from bench.train.task import Task, standard
 
 CASES = {
-    "harness_overhead": ("wrn-16-1", 3, 32, 128, 40),
+    "harness_overhead": ("wrn-10-1", 3, 32, 64, 300),
     "harness_overhead_small": ("small-cnn", 1, 8, 64, 1200),
 }
 GPU_STEPS = 300

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,10 +37,15 @@ class Learner:
         """Logits (B, classes) float32 of images (B, C, H, W) with values 0..255."""
         if self.compiled:
             note_call(images)
-        cuda = self.task.device.type == "cuda"
-        with torch.autocast(self.task.device.type, torch.bfloat16, enabled=cuda):
+        with self._precision():
             logits: torch.Tensor = self._call(self.task.normalise(images))
         return logits.float()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """bfloat16 convolutions and products on a CUDA device, float32 elsewhere."""
+        if self.task.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
 
     def loss(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of images (B, C, H, W) against (B,) classes or (B, K) shares."""
