@@ -54,7 +54,10 @@ class Clock:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Takes a block off the clock; pauses nest."""
+        """Takes a block off the clock; pauses nest, and mean nothing before start or after stop."""
+        if self._started is None or self._stopped is not None:
+            yield
+            return
         if self._depth == 0:
             self.synchronise()
             self._pause_began = self.now()
