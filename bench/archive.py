@@ -5,17 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.data.sources import canonical
 from bench.errors import ConfigError
 from bench.record import Record, read_record, record_path, write_record
 from bench.worker import Job
 
 Cell = tuple[Any, ...]
-
-
-def canonical(data: str) -> str:
-    """A source's name without its path, as records hold it: `folder:A/birds` → `folder:birds`."""
-    kind, colon, path = data.partition(":")
-    return f"{kind}:{Path(path).expanduser().absolute().name}" if colon else data
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,10 @@ class Archive:
         record = self.records.get(_cell(_recorded(job)))
         return record is not None and record.hash == job.name and record.status == "ok"
 
+    def older(self, job: Job) -> bool:
+        """Whether the job's record was made by other code in `bench/`."""
+        return self.records[_cell(_recorded(job))].bench != job.origin.bench
+
     def check(self, job: Job) -> None:
         """Refuses to mix two recipes under one task name.
 
@@ -67,13 +66,15 @@ class Archive:
         There are older ones when the method's source, the machine's kind or a flag has changed.
         """
         path = record_path(self.results, self.suite, record.hash)
-        write_record(path, record)
         cell = _cell(record.config)
+        # First aside, then write: a kill in between leaves a run to be made again, never two
+        # records of one cell.
         for other in sorted(path.parent.glob("*.json")):
             if other != path and _cell(json.loads(other.read_bytes())["config"]) == cell:
                 aside = self.results / self.suite / "superseded" / other.name
                 aside.parent.mkdir(exist_ok=True)
                 other.replace(aside)
+        write_record(path, record)
         return path
 
 

@@ -13,7 +13,8 @@ import torch
 from bench.config import RunConfig, TaskConfig
 from bench.data.sources import load
 from bench.method import Fitted
-from bench.networks.flops import FlopCounter
+from bench.networks import build
+from bench.networks.flops import FlopCounter, unit_price
 from bench.plugins import Plugin, Selected, select
 from bench.rng import generator
 from bench.stage import Stage, stage
@@ -21,6 +22,7 @@ from bench.train.prepare import Prepared, prepare
 from bench.train.recipe import Recipe
 
 BILL_TOLERANCE = 0.01
+NETWORK = "small-cnn"
 RECIPE = Recipe(steps=60, batch_size=32, lr=0.05)
 DISTORT = "imbalance=10,noise=0.1"
 
@@ -63,18 +65,43 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
         ConfigError: If there is no such method.
     """
     selected = select(plugins, text)
-    prepared = small_task()
-    config = small_config(selected)
-    if reason := selected.make().skip(prepared.task, config.budget):
+    method, prepared = selected.make(), small_task()
+    config = small_config(selected, max(2.0, method.minimum(prepared.task)))
+    if reason := method.skip(prepared.task, config.budget):
         return [Finding("runs", False, f"it skips the small task: {reason}")]
     first = trial(selected, prepared, config)
     second = trial(selected, prepared, config)
-    altered = trial(selected, other_test_set(prepared), config)
-    ledger = first.stage.meter.ledger
+    blind = trial(selected, other_truth(prepared), config)
     findings = [
+        Finding("determinism", first.outcome == second.outcome, "two runs, same weights, policy"),
+        *_bill(first, prepared),
         Finding(
-            "determinism", first.outcome == second.outcome, "two runs, same weights and policy"
+            "data wall",
+            first.outcome == blind.outcome,
+            "permuted test labels, other test images and other true labels change nothing",
         ),
+        Finding("RNG hygiene", first.hygienic, "the global generators are where they were"),
+    ]
+    if method.clean_labels == "none":
+        without = trial(selected, other_val(prepared), config)
+        same = first.outcome == without.outcome
+        findings.append(Finding("clean labels", same, "permuted validation labels change nothing"))
+    if method.learned:
+        placebo = "placebo" in type(selected.config).model_fields
+        findings.append(Finding("placebo", placebo, "a learned method has the option placebo"))
+    return findings
+
+
+def _bill(first: Trial, prepared: Prepared) -> list[Finding]:
+    """The count against the bill, the budget, and what was booked at the harness's expense."""
+    ledger, points = first.stage.meter.ledger, first.stage.observer.curve
+    images = len(prepared.task.val) + len(prepared.test)
+    task = prepared.task
+    network = build(NETWORK, task.classes, task.channels, task.size)
+    price = unit_price(network, task.channels, task.size)
+    expected, harness = len(points) * images * price, ledger.flops("harness")
+    same_network = type(first.fitted.learner.network) is type(network)
+    return [
         Finding(
             "bill",
             first.bill_error <= BILL_TOLERANCE,
@@ -82,21 +109,16 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
             f"({100 * first.bill_error:.3f} % apart, allowed {100 * BILL_TOLERANCE:g} %)",
         ),
         Finding(
+            "harness account",
+            harness == expected or not same_network,
+            f"{harness:,} FLOPs of {len(points)} milestones, expected {expected:,}",
+        ),
+        Finding(
             "budget",
             ledger.spent <= ledger.budget * (1 + 1e-9),
             f"spent {ledger.spent:.4f} of {ledger.budget:g} RT",
         ),
-        Finding(
-            "data wall",
-            first.outcome == altered.outcome,
-            "permuted test labels and replaced test images change no weight and no policy",
-        ),
-        Finding("RNG hygiene", first.hygienic, "the global generators are where they were"),
     ]
-    if selected.plugin.method.learned:
-        placebo = "placebo" in type(selected.config).model_fields
-        findings.append(Finding("placebo", placebo, "a learned method has the option placebo"))
-    return findings
 
 
 def small_task() -> Prepared:
@@ -104,7 +126,7 @@ def small_task() -> Prepared:
     return prepare(
         load("digits"),
         distort=DISTORT,
-        network="small-cnn",
+        network=NETWORK,
         recipe=RECIPE,
         seed=0,
         device=torch.device("cpu"),
@@ -113,7 +135,7 @@ def small_task() -> Prepared:
 
 def small_config(selected: Selected, budget: float = 2.0) -> RunConfig:
     """A run of the method on the small task."""
-    task = TaskConfig(data="digits", distort=DISTORT, network="small-cnn", recipe=RECIPE)
+    task = TaskConfig(data="digits", distort=DISTORT, network=NETWORK, recipe=RECIPE)
     return RunConfig(suite="check", task=task, method=selected.spec, budget=budget, seed=0)
 
 
@@ -132,14 +154,30 @@ def trial(selected: Selected, prepared: Prepared, config: RunConfig) -> Trial:
     return Trial(set_, fitted, counter.total, recorded, hygienic)
 
 
-def other_test_set(prepared: Prepared) -> Prepared:
-    """The same task with permuted test labels and noise for test images."""
-    test = prepared.test
-    rng = generator("other test set")
-    labels = test.labels[torch.randperm(len(test), generator=rng)]
-    shape = test.images.shape
-    images = torch.randint(256, tuple(shape), dtype=torch.uint8, generator=rng)
-    return replace(prepared, test=replace(test, images=images, labels=labels))
+def other_truth(prepared: Prepared) -> Prepared:
+    """The same task for the method; another test set and other true labels for the harness."""
+    test, distorted = prepared.test, prepared.distorted
+    rng = generator("other truth")
+    shape = tuple(test.images.shape)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=rng)
+    truth = replace(
+        distorted,
+        flipped=_permuted(distorted.flipped),
+        true_labels=_permuted(distorted.true_labels),
+    )
+    test = replace(test, images=images, labels=_permuted(test.labels))
+    return replace(prepared, test=test, distorted=truth)
+
+
+def other_val(prepared: Prepared) -> Prepared:
+    """The same task with permuted validation labels."""
+    val = prepared.task.val
+    task = replace(prepared.task, val=val.with_labels(_permuted(val.labels)))
+    return replace(prepared, task=task)
+
+
+def _permuted(values: torch.Tensor) -> torch.Tensor:
+    return values[torch.randperm(len(values), generator=generator("permuted"))]
 
 
 def _generators() -> tuple[bytes, str, str]:

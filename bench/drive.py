@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 
 from bench import progress
-from bench.archive import Archive, canonical
+from bench.archive import Archive
 from bench.config import SUITES, RunConfig, Suite, TaskConfig, load_suite, run_hash
-from bench.data.sources import fingerprint
+from bench.data.sources import canonical, fingerprint
+from bench.environment import Origin
 from bench.executor import LocalProcesses, Started
 from bench.plugins import Plugin, Selected, select
 from bench.request import Request, slots_of, suite_of
@@ -46,18 +47,23 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
     slots, device = slots_of(request)
     suite = suite_of(request, data, device)
     selected = {text: select(plugins, text) for text in suite.methods}
-    archive = Archive.read(request.results, suite.name)
+    archive, origin = Archive.read(request.results, suite.name), Origin.read()
     prints: dict[str, tuple[str, str]] = {}
     jobs: dict[str, Job] = {}  # by hash: two specifications may mean the same run
     for config in suite.runs(device=device, threads=request.threads, compiled=request.compiled):
         where = config.task.data
         if where not in prints:
             prints[where] = canonical(where), fingerprint(where, request.root)
-        job = _job(config, selected[config.method], data, *prints[where])
+        job = _job(config, selected[config.method], data, origin, prints[where])
         archive.check(job)
         jobs[job.name] = job
     left = [job for job in jobs.values() if not archive.finished(job)]
     finished = [job for job in jobs.values() if archive.finished(job)]
+    if old := sum(archive.older(job) for job in finished):
+        progress.say(
+            f"note: {old} finished runs were made by another version of bench/; to make them "
+            f"anew, move them out of {request.results / suite.name}/runs"
+        )
     _rehearse(left, data)
     return Campaign(request, suite, archive, left, finished, slots, device)
 
@@ -112,7 +118,8 @@ def projection(campaign: Campaign) -> str:
         tasks.setdefault(job.config.task.model_dump_json(), []).append(job)
     for jobs in tasks.values():
         config = jobs[0].config
-        price = reference_price(_prepared(config, jobs[0].data).task, timed_steps=5)
+        task = _prepared(config, jobs[0].data, campaign.device).task
+        price = reference_price(task, timed_steps=5, compiled=config.compile)
         rt = sum(job.config.budget for job in jobs)
         total += rt * price.seconds
         lines.append(
@@ -126,10 +133,16 @@ def projection(campaign: Campaign) -> str:
     return "\n".join(lines)
 
 
-def _job(config: RunConfig, selected: Selected, data: DataOptions, name: str, print_: str) -> Job:
+def _job(
+    config: RunConfig,
+    selected: Selected,
+    data: DataOptions,
+    origin: Origin,
+    identity: tuple[str, str],
+) -> Job:
     config = config.model_copy(update={"method": selected.spec})
-    hash_ = run_hash(config, name, print_, selected.plugin.source)
-    return Job(hash_, config, selected.plugin.path, data)
+    hash_ = run_hash(config, *identity, selected.plugin.source)
+    return Job(hash_, config, selected.plugin.path, data, origin)
 
 
 def _rehearse(jobs: list[Job], data: DataOptions) -> None:
@@ -142,7 +155,7 @@ def _rehearse(jobs: list[Job], data: DataOptions) -> None:
         _prepared(config, data)
 
 
-def _prepared(config: RunConfig, data: DataOptions) -> Prepared:
+def _prepared(config: RunConfig, data: DataOptions, device: str = "cpu") -> Prepared:
     task: TaskConfig = config.task
     with progress.decoding() as report:
         source = data.source(task.data, task.size, report)
@@ -152,7 +165,7 @@ def _prepared(config: RunConfig, data: DataOptions) -> Prepared:
         network=task.network,
         recipe=task.recipe,
         seed=config.seed,
-        device=torch.device(config.device),
+        device=torch.device(device),
         val_fraction=task.val_fraction,
     )
 

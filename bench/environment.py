@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,23 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pyarrow")
 
 
-def environment(device: torch.device, threads: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Origin:
+    """The code that computes: the digest of `bench/` and the checkout's commit.
+
+    Read once, when a campaign begins: its processes hold that code, whatever is edited later.
+    """
+
+    bench: str
+    git: str
+
+    @classmethod
+    def read(cls) -> "Origin":
+        """That of the files as they are now."""
+        return cls(bench_digest(), git_state())
+
+
+def environment(device: torch.device, threads: int, git: str) -> dict[str, Any]:
     """What the bits of a result may depend on, as plain data."""
     return {
         "python": platform.python_version(),
@@ -21,7 +38,7 @@ def environment(device: torch.device, threads: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": threads,
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": git_state(),
+        "git": git,
     }
 
 
@@ -31,7 +48,7 @@ def git_state() -> str:
         commit = _git("rev-parse", "--short=12", "HEAD")
         # Records and leaderboards change while a suite runs; they are not its source.
         dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return "unknown"
     return commit + ("+" if dirty else "")
 

@@ -108,18 +108,28 @@ def _budget(text: str) -> float:
 
 def slots_of(request: Request) -> tuple[list[str | None], Literal["cpu", "cuda"]]:
     """Where runs go: CUDA devices one each, or the CPU's cores."""
-    if request.devices in (None, "cpu"):
-        if request.devices is None and torch.cuda.is_available():
-            return [str(i) for i in range(torch.cuda.device_count())], "cuda"
-        cores = len(os.sched_getaffinity(0))
-        jobs = request.jobs or max(1, cores // request.threads)
-        return [None] * jobs, "cpu"
-    wanted = str(request.devices).split(",")
     have = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if request.devices == "cpu" or (request.devices is None and not have):
+        return [None] * (request.jobs or max(1, _cores() // request.threads)), "cpu"
+    if request.jobs is not None:
+        raise ConfigError("--jobs is for the CPU; on CUDA devices there is one run a device")
+    wanted = [str(i) for i in range(have)]
+    if request.devices is not None:
+        wanted = request.devices.split(",")
     for device in wanted:
         if not device.isdecimal() or int(device) >= have:
             raise ConfigError(
                 f"--devices {request.devices!r}: {device!r} is not one of this machine's {have} "
                 "CUDA devices (numbers from 0), nor cpu"
             )
-    return list(wanted), "cuda"
+    # A worker sees one device; which one, counts from those that this process may see.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(i) for i in range(have)]
+    return [names[int(device)] for device in wanted], "cuda"
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system can tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

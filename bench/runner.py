@@ -3,6 +3,7 @@
 configuration → load → split → distort → `Method.run` on its `bench.stage` → `Record`.
 """
 
+import json
 import math
 import sys
 import traceback
@@ -16,14 +17,15 @@ import torch
 from bench import record as schema
 from bench.config import RunConfig, run_hash
 from bench.data.sources import Source, fingerprint, load
-from bench.environment import ROOT, bench_digest, environment
-from bench.method import Method
+from bench.environment import ROOT, Origin, environment
 from bench.plugins import Selected, options_of
 from bench.stage import Outcome, Progress, quiet, run_method
 from bench.train.evaluate import Metrics
 from bench.train.prepare import Prepared, prepare
 
-FLAG_OVERRUN, UNRANK_OVERRUN = 0.02, 0.05
+# FLOPs are counted exactly, so that only a block without a price can overdraw them at all.
+FLAG_OVERRUN = 0.02
+UNRANK_OVERRUN = {"gpu": 0.05, "portable": 0.001}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def execute(
     progress: Progress = quiet,
     attempts: int = 1,
     begun: Callable[[schema.Record], None] = lambda record: None,
+    origin: Origin | None = None,
 ) -> schema.Record | Skipped:
     """Runs one configuration; whatever goes wrong inside becomes a failed record.
 
@@ -72,6 +75,7 @@ def execute(
         progress: Called with phase, share of the budget and validation error.
         attempts: Which try this is, for a failed record.
         begun: Given the record that holds if this process dies from here on.
+        origin: The code that computes; by default what is on disk now.
 
     Raises:
         ConfigError, DataError: If the configuration or the data are the user's to mend.
@@ -89,13 +93,18 @@ def execute(
         device=device,
         val_fraction=config.task.val_fraction,
     )
-    method = selected.make()
-    if reason := method.skip(prepared.task, config.budget):
-        return Skipped(reason)
-    common = _common(config, selected, source, prepared, method, data)
+    common = _common(config, selected, source, prepared, data, origin or Origin.read())
     begun(schema.Record(status="failed", **common))
     try:
+        method = selected.make()
+        if reason := method.skip(prepared.task, config.budget):
+            return Skipped(reason)
+        minimum = method.minimum(prepared.task)
         outcome = run_method(method, prepared, config, progress=progress)
+        record = _succeeded(outcome, prepared, config, minimum, common)
+        # What cannot be written down is this run's failure, not the driver's.
+        json.dumps(record.model_dump(mode="json"), allow_nan=False)
+        return record
     except Exception as error:
         failure = schema.Failure(
             type=type(error).__name__,
@@ -104,7 +113,6 @@ def execute(
             attempts=attempts,
         )
         return schema.Record(status="failed", failure=failure, **common)
-    return _succeeded(outcome, prepared, config, common)
 
 
 def _shortened(text: str) -> str:
@@ -120,12 +128,12 @@ def _common(
     selected: Selected,
     source: Source,
     prepared: Prepared,
-    method: Method,
     data: DataOptions,
+    origin: Origin,
 ) -> dict[str, Any]:
     """The fields that a record has whether the run succeeds or not."""
     print_ = fingerprint(config.task.data, data.root)
-    minimum = method.minimum(prepared.task)
+    method = selected.plugin.method
     content = config.model_dump(mode="json")
     content["task"]["data"] = source.name
     return {
@@ -144,11 +152,10 @@ def _common(
             learned=method.learned,
             clean_labels=method.clean_labels,
             deviations=[],
-            scaled=config.budget / minimum if config.budget < minimum else None,
             placebo_of=selected.placebo_of,
         ),
-        "environment": environment(prepared.task.device, config.threads),
-        "bench": bench_digest(),
+        "environment": environment(prepared.task.device, config.threads, origin.git),
+        "bench": origin.bench,
     }
 
 
@@ -200,12 +207,11 @@ def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
     ]
     seconds = ledger.billed_seconds
     flags = []
-    if config.track == "gpu":
-        overrun = ledger.spent / ledger.budget - 1
-        if overrun > UNRANK_OVERRUN:
-            flags.append("overrun>5%")
-        elif overrun > FLAG_OVERRUN:
-            flags.append("overrun>2%")
+    overrun = ledger.spent / ledger.budget - 1
+    if overrun > UNRANK_OVERRUN[config.track]:
+        flags.append(f"overrun>{100 * UNRANK_OVERRUN[config.track]:g}%")
+    elif config.track == "gpu" and overrun > FLAG_OVERRUN:
+        flags.append(f"overrun>{100 * FLAG_OVERRUN:g}%")
     harness = sum(item.seconds for _, _, item in ledger.items("harness"))
     return schema.Bill(
         rt_flops=ledger.reference.flops,
@@ -225,12 +231,18 @@ def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
 
 
 def _succeeded(
-    outcome: Outcome, prepared: Prepared, config: RunConfig, common: dict[str, Any]
+    outcome: Outcome,
+    prepared: Prepared,
+    config: RunConfig,
+    minimum: float,
+    common: dict[str, Any],
 ) -> schema.Record:
     session, rare = outcome.session, prepared.distorted.rare
-    common["method"] = common["method"].model_copy(
-        update={"deviations": list(outcome.fitted.deviations)}
-    )
+    said = {
+        "deviations": list(outcome.fitted.deviations),
+        "scaled": config.budget / minimum if config.budget < minimum else None,
+    }
+    method = common["method"].model_copy(update=said)
     return schema.Record(
         status="ok",
         scores=_scores(
@@ -247,5 +259,5 @@ def _succeeded(
         trace=session.trace.export(),
         policy=outcome.fitted.policy.describe(),
         weights=outcome.fitted.learner.digest(),
-        **common,
+        **(common | {"method": method}),
     )

@@ -49,30 +49,35 @@ class Outcome:
 
 
 class Observer:
-    """Evaluates at 25, 50, 75 and 100 % of the plan, off the clock, unseen by the method."""
+    """Evaluates at 25, 50 and 75 % of the plan, off the clock, unseen by the method.
+
+    The last point of the curve, at 100 %, is the evaluation of the final weights.
+    """
 
     def __init__(self, prepared: Prepared, meter: Meter, progress: Progress) -> None:
         self._prepared = prepared
         self._meter = meter
         self._progress = progress
-        self._next = 0
         self.curve: list[CurvePoint] = []
 
     def __call__(self, learner: Learner, fraction: float) -> None:
-        """Evaluates if a milestone was reached; else only reports progress."""
-        while self._next < len(MILESTONES) and fraction >= MILESTONES[self._next] - 1e-12:
-            self._measure(learner, MILESTONES[self._next])
-            self._next += 1
-        spent = self._meter.ledger.spent / self._meter.ledger.budget
-        self._progress("train", spent, self.curve[-1].val_error if self.curve else None)
+        """Evaluates if a new milestone was reached; else only reports progress."""
+        reached = max((m for m in MILESTONES if fraction >= m - 1e-12), default=0.0)
+        last = self.curve[-1].fraction if self.curve else 0.0
+        if last < reached < 1.0:
+            with self._meter.harness():
+                val = evaluate(learner, self._prepared.task.val, self._meter, "milestone")
+                test = evaluate(learner, self._prepared.test, self._meter, "milestone")
+            self.add(reached, val, test)
+        ledger = self._meter.ledger
+        error = self.curve[-1].val_error if self.curve else None
+        self._progress("train", ledger.spent / ledger.budget, error)
 
-    def _measure(self, learner: Learner, milestone: float) -> None:
+    def add(self, fraction: float, val: Metrics, test: Metrics) -> None:
+        """Adds a point to the curve."""
         spent = self._meter.ledger.spent
-        with self._meter.harness():
-            val = evaluate(learner, self._prepared.task.val, self._meter, "milestone")
-            test = evaluate(learner, self._prepared.test, self._meter, "milestone")
         self.curve.append(
-            CurvePoint(fraction=milestone, spent=spent, val_error=val.error, test_error=test.error)
+            CurvePoint(fraction=fraction, spent=spent, val_error=val.error, test_error=test.error)
         )
 
 
@@ -141,11 +146,11 @@ def run_method(
 
     progress("evaluate", min(1.0, ledger.spent / ledger.budget), None)
     learner = fitted.learner
-    set_.observer(learner, 1.0)
     with meter.harness():
         test = evaluate(learner, prepared.test, meter, "test")
         val = evaluate(learner, prepared.task.val, meter, "test")
         train_error, memorised = _on_train(learner, prepared, meter)
+    set_.observer.add(1.0, val, test)
     if not (test.finite and val.finite):
         raise Diverged("the final weights predict values that are not finite: training diverged")
     after = None

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import plugins, runner
 from bench.config import RunConfig
+from bench.environment import Origin
 from bench.errors import ConfigError, DataError
 from bench.record import Failure, Record
 
@@ -29,6 +30,7 @@ class Job:
     Attributes:
         name: The record's hash.
         plugin: The method's file.
+        origin: The code of the campaign.
         attempt: 1 at first, 2 for the retry.
     """
 
@@ -36,6 +38,7 @@ class Job:
     config: RunConfig
     plugin: Path
     data: runner.DataOptions
+    origin: Origin
     attempt: int = 1
 
 
@@ -92,6 +95,7 @@ def work(job: Job, connection: Connection, device: str | None) -> None:
             progress,
             attempts=job.attempt,
             begun=lambda record: connection.send(Begun(record)),
+            origin=job.origin,
         )
     except (ConfigError, DataError) as error:
         connection.send(Done(refused=str(error)))

@@ -73,12 +73,12 @@ class Arrays:
         Returns:
             Images (B, C, H, W) uint8 and labels (B,) int64, both on `device`.
         """
-        there = index.to(self.device)
+        there = index.to(self.device, non_blocking=True)
         labels = self.labels.index_select(0, there)
         if self.rows is None:
             return self.images.index_select(0, there), labels
         rows = self.rows.index_select(0, index)
-        return self.images.index_select(0, rows).to(self.device), labels
+        return self.images.index_select(0, rows).to(self.device, non_blocking=True), labels
 
     def subset(self, index: Tensor) -> "Arrays":
         """The samples `index` ((K,) int64 on the host), in that order.

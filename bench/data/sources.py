@@ -56,6 +56,13 @@ def known() -> dict[str, str]:
     return named.DESCRIPTIONS | {f"{kind}:PATH": text for kind, text in _PATHS.items()}
 
 
+def canonical(spec: str) -> str:
+    """A source's name without its path, as records hold it: `folder:A/birds` → `folder:birds`."""
+    kind, colon, text = spec.partition(":")
+    path = os.path.normpath(os.path.abspath(os.path.expanduser(text)))
+    return f"{kind}:{os.path.basename(path)}" if colon else spec
+
+
 def fingerprint(spec: str, root: Path | None = None) -> str:
     """Identity of a data set without decoding it: kind, relative file names and file sizes.
 
@@ -129,7 +136,7 @@ def _resolved(spec: str, root: Path) -> tuple[str, Path | None, str]:
     places = [given.absolute()] if given.is_absolute() else [given.absolute(), root / given]
     for place in places:
         if os.path.exists(place):
-            return kind, place, f"{kind}:{place.resolve().name}"
+            return kind, place, canonical(spec)
     neither = " nor at ".join(f"'{place}'" for place in places)
     found = "neither at" if len(places) > 1 else "not at"
     raise DataError(f"--data {spec!r} was found {found} {neither}.")

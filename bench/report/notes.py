@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from math import inf, isnan
 
-from bench.report.rows import UNRANKED_FLAG
+from bench.report.rows import UNRANKED_FLAGS
 from bench.report.table import Leaderboard, Row
 from bench.report.text import NOTHING
 
@@ -163,7 +163,7 @@ def _flagged(board: Leaderboard) -> list[str]:
 
 
 def _overrun(flag: str, track: str) -> str:
-    return " (unranked)" if flag == UNRANKED_FLAG and track == "gpu" else ""
+    return " (unranked)" if flag == UNRANKED_FLAGS[track] else ""
 
 
 def _incomplete(board: Leaderboard) -> list[str]:

@@ -13,7 +13,7 @@ from bench.report.matrix import SCORES, WORK, Runs
 from bench.report.statistics import Array, Effect
 from bench.report.table import Cell, Row
 
-UNRANKED_FLAG = "overrun>5%"
+UNRANKED_FLAGS = {"gpu": "overrun>5%", "portable": "overrun>0.1%"}
 """The bill's flag that costs a row its place on the gpu track (PROTOCOL.md, Budget)."""
 
 PLACEBOS = ("uniform", "shuffled", "replay")
@@ -87,7 +87,7 @@ def _lost(records: Iterable[Record], runs: Runs, row: int) -> tuple[int, int]:
 
 
 def _unranked(track: str, expected: int, failures: int, missing: int, flags: list[str]) -> str:
-    if track == "gpu" and UNRANKED_FLAG in flags:
+    if UNRANKED_FLAGS[track] in flags:
         return "a run overran its budget by more than 5 %"
     if 3 * (failures + missing) > expected:
         return f"{failures} failed and {missing} missing of {expected} runs"

@@ -54,7 +54,7 @@ class Clock:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Takes a block off the clock; pauses nest, and mean nothing before start or after stop."""
+        """Takes a block off the clock; pauses nest, and mean nothing outside start and stop."""
         if self._started is None or self._stopped is not None:
             yield
             return

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.data.arrays import Arrays
-from bench.train.learner import Learner
+from bench.train.learner import Learner, evaluating
 from bench.train.meter import Meter
 
 CHUNK = 512
@@ -56,14 +56,12 @@ class Metrics:
 @torch.no_grad()
 def predict(learner: Learner, arrays: Arrays, meter: Meter, label: str) -> torch.Tensor:
     """Logits (N, classes) float32 in evaluation mode; every chunk is a metered block."""
-    training = learner.network.training
-    learner.network.eval()
     logits = []
-    for index in torch.arange(len(arrays)).split(CHUNK):
-        images, _ = arrays.take(index)
-        with meter.block(label):
-            logits.append(learner(images))
-    learner.network.train(training)
+    with evaluating(learner.network):
+        for index in torch.arange(len(arrays)).split(CHUNK):
+            images, _ = arrays.take(index)
+            with meter.block(label):
+                logits.append(learner(images))
     return torch.cat(logits)
 
 

@@ -2,7 +2,9 @@
 
 import copy
 import hashlib
-from contextlib import AbstractContextManager, nullcontext
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +12,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.train.meter import guarded, note_call
+from bench.train.recipe import Recipe
 from bench.train.task import Task
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a block; afterwards every module has the mode that it had."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class Learner:
@@ -18,31 +33,56 @@ class Learner:
 
     Args:
         network: Maps float images (B, C, H, W) to logits (B, classes).
-        task: Gives normalisation, recipe and device.
+        task: Gives normalisation and device.
+        recipe: Gives optimiser and schedule; the task's by default.
         compiled: Whether calls go through `torch.compile`.
+        registry: Whom rehearsals put back; clones join it too.
 
     Attributes:
         network: The plain module, guarded.
         optimiser: The recipe's.
     """
 
-    def __init__(self, network: nn.Module, task: Task, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        recipe: Recipe | None = None,
+        *,
+        compiled: bool = False,
+        registry: "weakref.WeakSet[Learner] | None" = None,
+        optimiser: torch.optim.Optimizer | None = None,
+    ) -> None:
         self.task = task
+        self.recipe = recipe or task.recipe
         self.compiled = compiled
         self.network = guarded(network.to(task.device).to(memory_format=torch.channels_last))
-        self.optimiser = task.recipe.optimiser(self.network.parameters())
+        self.optimiser = optimiser or self.recipe.optimiser(self.network.parameters())
         self._call = torch.compile(self.network) if compiled else self.network
+        self._registry = registry
+        if registry is not None:
+            registry.add(self)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, classes) float32 of images (B, C, H, W) with values 0..255."""
+    def __call__(self, images: torch.Tensor, *conditions: Any) -> torch.Tensor:
+        """Logits (B, classes) float32 of images (B, C, H, W) with values 0..255.
+
+        Args:
+            images: uint8, or float where gradients to pixels are wanted.
+            conditions: Handed to a network of the method's own, e.g. a hypernetwork's
+                hyperparameters per example.  Evaluation gives none.
+        """
         if self.compiled:
             note_call(images)
-        with self._precision():
-            logits: torch.Tensor = self._call(self.task.normalise(images))
+        pixels = images.to(torch.float32, memory_format=torch.channels_last)
+        with self.precision():
+            logits: torch.Tensor = self._call(self.task.normalise(pixels), *conditions)
         return logits.float()
 
-    def _precision(self) -> AbstractContextManager[object]:
-        """bfloat16 convolutions and products on a CUDA device, float32 elsewhere."""
+    def precision(self) -> AbstractContextManager[object]:
+        """bfloat16 convolutions and products on a CUDA device, float32 elsewhere.
+
+        For methods that call the network themselves and want what every learner has.
+        """
         if self.task.device.type == "cuda":
             return torch.autocast("cuda", torch.bfloat16)
         return nullcontext()
@@ -55,29 +95,37 @@ class Learner:
         """One optimiser step on a loss, at the schedule's rate for step / planned steps."""
         loss.backward()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.task.recipe.rate(progress)
+            group["lr"] = self.recipe.rate(progress)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
     def clone(self) -> "Learner":
-        """An independent copy: weights, buffers and optimiser state."""
-        twin = Learner(copy.deepcopy(self.network), self.task, self.compiled)
-        twin.optimiser.load_state_dict(copy.deepcopy(self.optimiser.state_dict()))
-        return twin
+        """An independent copy: weights, buffers and optimiser, parameter groups included."""
+        network, optimiser = copy.deepcopy((self.network, self.optimiser))
+        return Learner(
+            network,
+            self.task,
+            self.recipe,
+            compiled=self.compiled,
+            registry=self._registry,
+            optimiser=optimiser,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, buffers and optimiser state."""
+        """Weights, buffers, modes and optimiser state."""
         return {
             "network": self.network.state_dict(),
-            "training": self.network.training,
+            "training": {name: m.training for name, m in self.network.named_modules()},
             "optimiser": self.optimiser.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts weights, buffers and optimiser back to `state`; gradients are dropped."""
+        """Puts weights, buffers, modes and optimiser to a copy of `state`; drops gradients."""
         self.network.load_state_dict(state["network"])
-        self.network.train(state["training"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for name, module in self.network.named_modules():
+            module.training = state["training"][name]
+        # torch's optimisers would share the momentum buffers with whoever gave the state.
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.optimiser.zero_grad(set_to_none=True)
 
     def digest(self) -> str:

@@ -137,6 +137,14 @@ class Ledger:
                     fence,
                 )
 
+    def check(self) -> None:
+        """Ends a run or slice that a block without a price has overdrawn.
+
+        Raises:
+            BudgetExhausted: If more was spent than the innermost crossed fence allows.
+        """
+        self.admit(0.0)
+
     @contextmanager
     def slice(self, fraction: float) -> Iterator[None]:
         """Fences off a fraction of what remains; ends quietly when that is used up."""

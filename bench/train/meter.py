@@ -5,7 +5,7 @@
 
 A block's FLOPs are counted the first time its (label, key, input shapes) is seen, and charged from
 that count afterwards.  Three things keep this honest.  Every module that computes carries a
-guard, a plain function that reads a context variable: a forward pass outside a block raises.  The
+guard, a plain function that reads a module variable: a forward pass outside a block raises.  The
 guard also notes the shape of every input, so a block that runs other forward passes than were
 priced raises. And seeded random recounts compare what is charged with what is done, backward
 passes included.
@@ -14,7 +14,6 @@ passes included.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any
 
@@ -31,10 +30,17 @@ Work = tuple[str, Key, tuple[Shape, ...]]
 
 AUDIT_RATE = 1 / 1024
 
-# Two variables, because a compiled network bakes in the value it read: `_metered` is a constant
-# inside every block, so a change of block recompiles nothing and leaving the blocks is noticed.
-_metered: ContextVar[bool] = ContextVar("augbench_metered", default=False)
-_block: ContextVar["Block | None"] = ContextVar("augbench_block", default=None)
+
+class _Now:
+    """The block that is open in this process; one process makes one run.
+
+    Not a context variable: torch runs backward passes, and the hooks in them, in threads of its
+    own.  Two variables, because a compiled network bakes in the value that it read: `metered` is
+    the same constant inside every block, so a change of block recompiles nothing.
+    """
+
+    metered: bool = False
+    block: "Block | None" = None
 
 
 def guard(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -45,13 +51,13 @@ def guard(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     Raises:
         UnmeteredCompute: Outside a metered block.
     """
-    if not _metered.get():
+    if not _Now.metered:
         raise UnmeteredCompute(
             f"a {type(module).__name__} of a learner's network was called outside "
             "`with session.metered(...)`: nobody would pay for it"
         )
     if not torch.compiler.is_compiling():
-        block = _block.get()
+        block = _Now.block
         if block is not None and not block.meter.compiled:
             block.note(inputs)
 
@@ -62,7 +68,7 @@ def note_call(images: torch.Tensor) -> None:
     Raises:
         UnmeteredCompute: Outside a metered block.
     """
-    block = _block.get()
+    block = _Now.block
     if block is None:
         raise UnmeteredCompute("a learner was called outside `with session.metered(...)`")
     block.note((images,))
@@ -106,6 +112,7 @@ class Meter:
         self.prices: dict[Work, int] = {}
         self.extent: dict[tuple[str, Key], tuple[int, int]] = {}  # cheapest and dearest form
         self.by_first: dict[tuple[str, Key, Shape], int] = {}
+        self.before: dict[tuple[str, Key], int] = {}  # what blocks compute before any network
         self._audits = random.Random(stream_key("audit", seed))
         self._audit_rate = 0.0 if compiled else audit_rate
         self._events: list[tuple[Item, torch.cuda.Event, torch.cuda.Event]] = []
@@ -130,9 +137,11 @@ class Meter:
         pair = work[:2]
         low, high = self.extent.get(pair, (flops, flops))
         self.extent[pair] = min(low, flops), max(high, flops)
+        self.before[pair] = max(block.before, self.before.get(pair, 0))
         if block.shapes:
             self.by_first[(*pair, block.shapes[0])] = flops
         self.book(block, flops)
+        self.ledger.check()  # a first block has no price to be turned away by
 
     def book(self, block: "Block", flops: int) -> None:
         """Charges a block to the ledger, with its seconds."""
@@ -176,7 +185,8 @@ class Block:
         self.started = 0.0
         self.start_event: torch.cuda.Event | None = None
         self._counter: FlopCounter | None = None
-        self._tokens: tuple[Token[bool], Token[Block | None]] | None = None
+        self.before = 0  # FLOPs counted before the first input to a network
+        self._late = False  # whether counting began at the first input, not at the start
 
     @property
     def work(self) -> Work:
@@ -185,7 +195,7 @@ class Block:
 
     def __enter__(self) -> "Block":
         meter = self.meter
-        if _metered.get():
+        if _Now.metered:
             raise UnmeteredCompute(f"the block {self.label!r} opens inside another block")
         known = meter.extent.get((self.label, self.key))
         # Shapes come later; a block whose cheapest form cannot fit need not begin at all.
@@ -196,7 +206,7 @@ class Block:
         if meter.device.type == "cuda":
             self.start_event = torch.cuda.Event(enable_timing=True)
             self.start_event.record()
-        self._tokens = _metered.set(True), _block.set(self)
+        _Now.metered, _Now.block = True, self
         return self
 
     def __exit__(
@@ -205,9 +215,7 @@ class Block:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._tokens is not None
-        _metered.reset(self._tokens[0])
-        _block.reset(self._tokens[1])
+        _Now.metered, _Now.block = False, None
         if self._counter is not None:
             self._counter.__exit__(kind, error, trace)
         if error is not None:
@@ -224,22 +232,31 @@ class Block:
 
     def note(self, inputs: tuple[Any, ...]) -> None:
         """Notes one more input; the first one decides whether this block is priced already."""
-        self.shapes.append(inputs[0].shape if inputs else ())
+        self.shapes.append(getattr(inputs[0], "shape", ()) if inputs else ())
         if len(self.shapes) == 1:
             self._open(self.shapes[0])
 
     def _open(self, shape: Shape) -> None:
         price = self.meter.by_first.get((self.label, self.key, shape))
+        if self._counter is not None:
+            self.before = self._counter.total
+        elif price is None:
+            self._late = True
+            self._count()
         if price is not None:
             self.meter.ledger.admit(self._share(price))
-        elif self._counter is None:
-            self._count()
 
     def _count(self) -> None:
         self._counter = FlopCounter()
         self._counter.__enter__()
 
     def _settle(self, counted: int) -> None:
+        if self._late and self.meter.before.get((self.label, self.key), 0):
+            self.meter.book(self, max(counted, self.meter.extent[self.label, self.key][1]))
+            raise UnmeteredCompute(
+                f"the block {self.label!r} {dict(self.key)} computes before it calls a network, "
+                "and then gave it a new shape: put the size into metered(label, **key)"
+            )
         charged = self.meter.prices.get(self.work, counted)
         if charged != counted:
             self.meter.book(self, counted)

@@ -4,9 +4,7 @@ What the method gets is `Prepared.task`.  The test set, the true labels and whic
 flipped stay with the harness.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -17,6 +15,7 @@ from bench.data.sources import Source
 from bench.data.split import stratified
 from bench.errors import ConfigError
 from bench.networks import build
+from bench.train.meter import guarded
 from bench.train.recipe import Recipe
 from bench.train.task import Task
 
@@ -61,8 +60,11 @@ def prepare(
     train = rest.subset(distorted.index).with_labels(distorted.labels).to(device)
     mean, std = source.train.channel_stats()
     channels, size = source.train.images.shape[1], source.train.images.shape[-1]
-    factory = partial(build, network, classes, channels, size)
-    _try(network, factory, (channels, size))
+
+    def factory() -> nn.Module:
+        return guarded(build(network, classes, channels, size))
+
+    _try(network, (classes, channels, size))
     task = Task(
         classes=classes,
         channels=channels,
@@ -79,12 +81,12 @@ def prepare(
     return Prepared(task, source.test.to(device), distorted)
 
 
-def _try(name: str, factory: Callable[[], nn.Module], shape: tuple[int, int]) -> None:
+def _try(name: str, shape: tuple[int, int, int]) -> None:
     """One forward pass on the meta device: an impossible network is refused before any work."""
-    channels, size = shape
+    classes, channels, size = shape
     try:
         with torch.device("meta"), torch.no_grad():
-            factory().eval()(torch.zeros(2, channels, size, size))
+            build(name, classes, channels, size).eval()(torch.zeros(2, channels, size, size))
     except ConfigError:
         raise
     except Exception as error:  # whatever a foreign network says of a shape it cannot take

@@ -18,12 +18,15 @@ import torch
 from torch import nn
 
 from bench.augment.policy import Batch
+from bench.data.arrays import Arrays
 from bench.data.batches import Batches
 from bench.errors import PlanError
 from bench.rng import Streams, forked
+from bench.train.clock import Clock
 from bench.train.evaluate import Metrics, evaluate
 from bench.train.learner import Learner
 from bench.train.meter import Block, Meter
+from bench.train.recipe import Recipe
 from bench.train.state import Kept, restore, snapshot
 from bench.train.task import Task
 from bench.train.trace import Trace
@@ -31,6 +34,8 @@ from bench.train.trace import Trace
 Observer = Callable[[Learner, float], None]
 TIMED_STEPS = 30
 WARM_UP_STEPS = 3
+SYNCHRONISE_EVERY = 10
+TIMED_SHARE = 0.04  # of a seconds budget, for pricing one kind of step
 
 
 class Session:
@@ -74,39 +79,50 @@ class Session:
 
     # What to learn with
 
-    def learner(self, network: nn.Module | None = None) -> Learner:
+    def learner(
+        self, network: Callable[[], nn.Module] | None = None, recipe: Recipe | None = None
+    ) -> Learner:
         """A learner with the run's next initial weights.
 
-        The k-th call of a run gets the k-th initialisation, equal across methods at one seed.
+        The k-th call of a run gets the k-th initialisation, equal across methods at one seed.  A
+        method that trains several makes the one that it will return first, so that it pairs with
+        the other methods'.
 
         Args:
-            network: A network of the method's own, e.g. a hypernetwork.  Each of its parameters
-                that has the name and shape of one of the task's network gets that one's initial
-                value; the others keep theirs.
+            network: Builds a network of the method's own, e.g. a hypernetwork, from torch's global
+                generator.  Each of its parameters that has the name and shape of one of the task's
+                network gets that one's initial value; the others keep theirs.
+            recipe: Optimiser and schedule, where they are what the method tunes.
         """
-        with forked("initial weights", self.seed, self._next("learner")):
+        number = self._next("learner")
+        with forked("initial weights", self.seed, number):
             plain = self.task.network()
         if network is None:
-            network = plain
+            own = plain
         else:
+            with forked("own weights", self.seed, number):
+                own = network()
             values = plain.state_dict()
             with torch.no_grad():
-                for name, parameter in network.named_parameters():
+                for name, parameter in own.named_parameters():
                     if name in values and values[name].shape == parameter.shape:
                         parameter.copy_(values[name])
-        learner = Learner(network, self.task, self._compiled)
-        self._learners.add(learner)
-        return learner
+        return Learner(own, self.task, recipe, compiled=self._compiled, registry=self._learners)
 
-    def batches(self, split: Literal["train", "val"], size: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: Literal["train", "val"] | Arrays, size: int | None = None
+    ) -> Iterator[Batch]:
         """Endless shuffled full batches; the order of the k-th call is equal across methods.
 
         Args:
-            split: Which arrays.
+            split: Which arrays; or arrays made of them, e.g. a subset.
             size: Images a batch; the recipe's batch size by default, the whole split at most.
         """
-        arrays = self.task.train if split == "train" else self.task.val
-        stream = self._streams(f"order {split} {self._next(f'order {split}')}")
+        if isinstance(split, Arrays):
+            arrays, name = split, "own"
+        else:
+            arrays, name = (self.task.train if split == "train" else self.task.val), split
+        stream = self._streams(f"order {name} {self._next(f'order {name}')}")
         batches = _BatchIterator(Batches(arrays, size or self.task.recipe.batch_size, stream))
         self._batches.add(batches)
         return batches
@@ -156,12 +172,16 @@ class Session:
     def price(self, label: str, step: Callable[[], object]) -> float:
         """Cost in RT of one call of `step`, measured in a rehearsal that is undone and unbilled.
 
-        Learners, their optimisers, batches, random streams and everything given to `keep` are put
-        back afterwards.  Rehearsals are free up to 5 % of the budget; more is billed.
+        Learners and their clones, optimisers, batches, random streams and everything given to
+        `keep` are put back afterwards; gradients are dropped.  Rehearsals are free up to 5 % of
+        the budget; more is billed.
 
         Args:
             label: The name under which the price is recorded.
             step: One step of the work to come, its metered blocks included.
+
+        Raises:
+            BudgetExhausted: If what rehearsals cost beyond that leaves nothing.
         """
         with self._rehearsal():
             if self._meter.ledger.track == "portable":
@@ -172,6 +192,7 @@ class Session:
             else:
                 price = self._seconds(step) / self._meter.ledger.reference.seconds
         self.prices[label] = price
+        self._meter.ledger.check()
         return price
 
     def afford(self, price: float, share: float = 1.0) -> int:
@@ -194,13 +215,16 @@ class Session:
             The counts to follow: these, or the recorded ones when a run is being replayed.
 
         Raises:
-            PlanError: If the priced labels cost more than what remains.
+            PlanError: If a label has no price, or the plan costs more than what remains.
         """
+        unpriced = sorted(steps.keys() - self.prices.keys())
+        if unpriced:
+            raise PlanError(f"plan({unpriced[0]}=...): price it first; {self.prices} are priced")
         if self._replay is not None:
             if len(self.plans) >= len(self._replay):
                 raise PlanError("the run makes more plans than the record that it repeats")
             steps = self._replay[len(self.plans)]
-        cost = sum(self.prices.get(label, 0.0) * count for label, count in steps.items())
+        cost = sum(self.prices[label] * count for label, count in steps.items())
         if self._replay is None and cost > self.remaining * (1 + 1e-6):
             raise PlanError(
                 f"the plan {steps} costs {cost:.4g} RT and only {self.remaining:.4g} RT remain"
@@ -236,37 +260,49 @@ class Session:
     @contextmanager
     def _rehearsal(self) -> Iterator[None]:
         ledger = self._meter.ledger
-        kept: list[Kept] = [self._streams, *self._learners, *self._batches, *self._kept.values()]
-        states = [snapshot(one) for one in kept]
-        counters, tallies, trace = dict(self._counters), dict(self.tallies), self.trace.mark()
-        began = ledger.clock.now()
         devices = [self.task.device] if self.task.device.type == "cuda" else []
-        try:
-            forked_rng = torch.random.fork_rng(devices=devices)
-            with ledger.clock.pause(), ledger.on_account("rehearsal"), forked_rng:
-                yield
-        finally:
-            for one, state in zip(kept, states, strict=True):
-                restore(one, state)
-            self._counters, self.tallies = counters, tallies
-            self.trace.rewind(trace)
-            ledger.rehearsal_seconds += ledger.clock.now() - began
+        with ledger.clock.pause(), ledger.on_account("rehearsal"):
+            began = ledger.clock.now()
+            kept: list[Kept] = [self._streams, *self._learners, *self._batches, self._kept]
+            states = [snapshot(one) for one in kept]
+            counters, tallies, trace = dict(self._counters), dict(self.tallies), self.trace.mark()
+            try:
+                with torch.random.fork_rng(devices=devices):
+                    yield
+            finally:
+                for one, state in zip(kept, states, strict=True):
+                    restore(one, state)
+                self._counters, self.tallies = counters, tallies
+                self.trace.rewind(trace)
+                ledger.clock.synchronise()
+                ledger.rehearsal_seconds += ledger.clock.now() - began
 
     def _seconds(self, step: Callable[[], object]) -> float:
-        """Mean device-seconds of a step after warm-up."""
-        clock = self._meter.ledger.clock
-        for _ in range(WARM_UP_STEPS):
-            step()
-        clock.synchronise()
-        began = clock.now()
-        for _ in range(TIMED_STEPS):
-            step()
-        clock.synchronise()
-        return (clock.now() - began) / TIMED_STEPS
+        """Mean device-seconds of a step after warm-up, over as many as a small share pays for."""
+        ledger = self._meter.ledger
+        clock, allowed = ledger.clock, TIMED_SHARE * ledger.budget * ledger.reference.seconds
+        _, warm = _repeat(step, clock, WARM_UP_STEPS, allowed)
+        times, seconds = _repeat(step, clock, TIMED_STEPS, allowed - warm)
+        return seconds / times
 
     def _next(self, name: str) -> int:
         self._counters[name] = self._counters.get(name, 0) + 1
         return self._counters[name] - 1
+
+
+def _repeat(
+    step: Callable[[], object], clock: Clock, times: int, allowed: float
+) -> tuple[int, float]:
+    """Runs a step up to `times` times, at least once, until a time is used up; times, seconds."""
+    clock.synchronise()
+    began = clock.now()
+    for done in range(1, times + 1):
+        step()
+        if done in (1, times) or done % SYNCHRONISE_EVERY == 0:
+            clock.synchronise()  # only now and then: steps are queued ahead as in training
+            if clock.now() - began > allowed:
+                break
+    return done, clock.now() - began
 
 
 class _BatchIterator:

@@ -26,7 +26,7 @@ class Task:
         mean: (C,) of the training pixels, in [0, 1].
         std: (C,), in [0, 1].
         flip: Whether a horizontal flip keeps the label.
-        network: Builds a freshly initialised network from torch's global generator.
+        network: Builds a freshly initialised network from torch's global generator, guarded.
         device: Where the arrays live.
     """
 
@@ -44,7 +44,7 @@ class Task:
 
     @cached_property
     def _affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (1, -1, 1, 1)
+        shape = (-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float64)
         scale = 1 / (255 * std)
         shift = -torch.tensor(self.mean, dtype=torch.float64) / std
@@ -54,13 +54,12 @@ class Task:
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) with values 0..255 to zero mean and unit variance per channel.
+        """Images (..., C, H, W) with values 0..255 to zero mean and unit variance per channel.
 
-        Differentiable when the images are float.
+        Differentiable when the images are float; keeps their memory format.
         """
         scale, shift = self._affine
-        pixels = images.to(scale.dtype, memory_format=torch.channels_last)
-        return pixels * scale + shift
+        return images.to(scale.dtype) * scale + shift
 
 
 def standard(task: Task) -> Policy:

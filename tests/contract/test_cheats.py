@@ -1,14 +1,16 @@
 """Ways around the meter, and how each is caught."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.augment.policy import Batch, Identity
-from bench.check import Trial, other_test_set, small_config, trial
+from bench.check import Trial, conformance, other_truth, small_config, trial
 from bench.errors import BudgetExhausted, LedgerTampered, PlanError, UnmeteredCompute
 from bench.method import Fitted, Method
+from bench.plugins import Plugin
 from bench.stage import run_method
 from bench.train.learner import Learner
 from bench.train.prepare import Prepared
@@ -205,4 +207,97 @@ def test_a_method_that_reads_the_test_set_fails_the_canary(small: Prepared) -> N
     config = small_config(chosen)
     honest = trial(chosen, small, config)
     assert honest.outcome == trial(chosen, small, config).outcome
-    assert honest.outcome != trial(chosen, other_test_set(small), config).outcome
+    assert honest.outcome != trial(chosen, other_truth(small), config).outcome
+
+
+def test_training_at_the_harness_expense_is_noticed(run_small: Callable[..., Trial]) -> None:
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        with session._meter.harness(), session.metered("milestone"):
+            learner.descend(learner.loss(batch.images, batch.targets), 0.0)
+
+    findings = {f.rule: f.ok for f in conformance("cheat", plugins_of(method_of(body)))}
+    assert findings == {
+        "determinism": True, "bill": True, "harness account": False, "budget": True,
+        "data wall": True, "RNG hygiene": True, "clean labels": True,
+    }  # fmt: skip
+
+
+def test_reading_the_true_labels_breaks_the_data_wall() -> None:
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        flipped = session._observe._prepared.distorted.flipped
+        with torch.no_grad():
+            learner.network.head.bias += flipped.float().mul(torch.arange(len(flipped))).mean()
+
+    findings = {f.rule: f.ok for f in conformance("cheat", plugins_of(method_of(body)))}
+    assert not findings["data wall"]
+    assert findings["determinism"]
+
+
+def test_training_on_undeclared_clean_labels_is_noticed() -> None:
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        clean = next(session.batches("val"))
+        with session.metered("train"):
+            learner.descend(learner.loss(clean.images, clean.targets), 0.0)
+
+    findings = {f.rule: f.ok for f in conformance("cheat", plugins_of(method_of(body)))}
+    assert not findings["clean labels"]
+    assert findings["data wall"]
+
+
+def test_a_first_block_that_overdraws_ends_the_slice(run_small: Callable[..., Trial]) -> None:
+    reached = []
+
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        with session.slice(0.5):
+            with session.metered("huge"):
+                for _ in range(40):
+                    learner.loss(batch.images, batch.targets).backward()
+            reached.append("after")
+
+    ledger = run_small(method_of(body), budget=0.5).stage.meter.ledger
+    assert reached == []
+    assert ledger.spent > 0.5  # recorded, and flagged by the runner
+
+
+def test_a_rehearsal_beyond_the_budget_ends_the_run(run_small: Callable[..., Trial]) -> None:
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        def trial_training() -> None:
+            for _ in range(100):
+                with session.metered("train"):
+                    learner.descend(learner.loss(batch.images, batch.targets), 0.0)
+
+        session.price("trial", trial_training)
+
+    with pytest.raises(BudgetExhausted):
+        run_small(method_of(body), budget=0.5)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_work_before_the_network_is_priced_or_refused(
+    run_small: Callable[..., Trial], known: bool
+) -> None:
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        for rows in (8, 4, 8, 4):
+            key = {"rows": rows} if known else {}
+            with session.metered("head", **key):
+                torch.ones(256, 256) @ torch.ones(256, 256)
+                learner(batch.images[:rows])
+
+    if known:
+        assert run_small(method_of(body)).bill_error == 0
+        return
+    with pytest.raises(UnmeteredCompute, match="before it calls a network"):
+        run_small(method_of(body))
+
+
+def test_a_ragged_batch_is_priced_exactly(run_small: Callable[..., Trial]) -> None:
+    def body(session: Session, learner: Learner, batch: Batch) -> None:
+        for rows in (8, 8, 3, 8, 3):
+            with session.metered("eval"):
+                learner(batch.images[:rows])
+
+    assert run_small(method_of(body)).bill_error == 0
+
+
+def plugins_of(method: type[Method]) -> dict[str, Plugin]:
+    return {"cheat": Plugin(method, Path(__file__), "test")}

@@ -43,7 +43,7 @@ def test_no_records_and_torn_records_are_one_sentence(tmp_path):
     save([make()], tmp_path)
     path = record_path(tmp_path, SUITE, make().hash)
     path.write_text(path.read_text()[:100])
-    with pytest.raises(RecordError, match="not a readable"):
+    with pytest.raises(RecordError, match="torn or not JSON"):
         write(tmp_path, SUITE)
 
 

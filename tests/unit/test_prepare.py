@@ -10,7 +10,7 @@ import torch
 
 from bench.data.arrays import Arrays
 from bench.data.sources import Source, load
-from bench.errors import ConfigError
+from bench.errors import ConfigError, UnmeteredCompute
 from bench.train.prepare import Prepared, prepare
 from bench.train.recipe import Recipe
 
@@ -78,7 +78,9 @@ def test_numbers_of_the_task(digits: Source) -> None:
     pixels = digits.train.images.double() / 255
     assert task.mean == pytest.approx((pixels.mean().item(),), rel=1e-9)
     assert task.std == pytest.approx((pixels.std(correction=0).item(),), rel=1e-9)
-    assert task.network()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert task.network().head.out_features == 10
+    with pytest.raises(UnmeteredCompute):  # even a network that no learner holds
+        task.network()(torch.zeros(2, 1, 8, 8))
 
 
 def test_normalisation_is_equal_under_every_distortion_and_seed(digits: Source) -> None:

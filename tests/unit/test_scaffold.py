@@ -23,7 +23,15 @@ def test_the_scaffolded_method_is_found_and_keeps_the_rules(tmp_path: Path) -> N
     assert select(plugins, "my-method[strength=0.2]").spec == "my-method[strength=0.2]"
     findings = conformance("my-method[strength=0.2]", plugins)
     rules = {finding.rule: finding for finding in findings}
-    assert set(rules) == {"determinism", "bill", "budget", "data wall", "RNG hygiene"}
+    assert set(rules) == {
+        "determinism",
+        "bill",
+        "budget",
+        "data wall",
+        "RNG hygiene",
+        "harness account",
+        "clean labels",
+    }
     assert [finding for finding in findings if not finding.ok] == []
 
 

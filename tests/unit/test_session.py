@@ -56,7 +56,7 @@ def test_own_network_shares_the_plain_part(make: Make) -> None:
             self.conv1, self.norm1, self.head = plain.conv1, plain.norm1, nn.Linear(3, 10)
             self.extra = nn.Parameter(torch.full((4,), 7.0))
 
-    plain, own = make().learner().network, make().learner(Hyper()).network
+    plain, own = make().learner().network, make().learner(Hyper).network
     assert torch.equal(plain.conv1.weight, own.conv1.weight)
     assert torch.equal(own.extra, torch.full((4,), 7.0))
     assert own.head.weight.shape == (10, 3)  # another shape keeps its own values
@@ -198,3 +198,95 @@ def test_impossible_slices_are_refused(make: Make, fraction: float) -> None:
 def test_a_free_step_cannot_be_afforded(make: Make) -> None:
     with pytest.raises(ValueError, match="for ever"):
         make().afford(0.0)
+
+
+def test_a_rehearsal_puts_clones_back_too(make: Make) -> None:
+    session = make()
+    learner = session.learner()
+    twin = learner.clone()
+    digest = twin.digest()
+    session.price("train", step_of(session, twin))
+    assert twin.digest() == digest
+
+
+def test_broadcasting_the_best_shares_nothing(make: Make) -> None:
+    session = make()
+    best, other = session.learner(), session.learner()
+    step_of(session, best)()
+    other.load_state_dict(best.state_dict())
+    digest = other.digest()
+    momentum = [s["momentum_buffer"].clone() for s in other.optimiser.state.values()]
+    step_of(session, best)()
+    assert other.digest() == digest
+    now = [s["momentum_buffer"] for s in other.optimiser.state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(momentum, now, strict=True))
+
+
+def test_a_clone_keeps_its_parameter_groups(make: Make) -> None:
+    learner = make().learner()
+    decayed, free = list(learner.network.parameters())[:3], list(learner.network.parameters())[3:]
+    learner.optimiser = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": free, "weight_decay": 0.0}], lr=0.5
+    )
+    twin = learner.clone()
+    assert [group["weight_decay"] for group in twin.optimiser.param_groups] == [0.1, 0.0]
+    owned = {id(p) for p in twin.network.parameters()}
+    assert {id(p) for g in twin.optimiser.param_groups for p in g["params"]} == owned
+
+
+def test_modes_survive_validation_and_rehearsal(make: Make) -> None:
+    session = make()
+    learner = session.learner()
+    learner.network.norm1.eval()  # e.g. frozen statistics
+    session.validate(learner)
+    session.price("train", step_of(session, learner))
+    assert not learner.network.norm1.training
+    assert learner.network.norm2.training
+
+
+def test_a_validation_that_runs_out_of_budget_leaves_training_mode(make: Make) -> None:
+    session = make(budget=0.01)
+    learner = session.learner()
+    with session.slice(1.0):
+        for _ in range(20):
+            session.validate(learner)
+    assert learner.network.training
+    assert session.remaining == 0
+
+
+def test_a_recipe_of_the_methods_own(make: Make) -> None:
+    session = make()
+    recipe = session.task.recipe.model_copy(update={"lr": 0.7, "momentum": 0.0})
+    learner = session.learner(recipe=recipe)
+    assert learner.digest() == make().learner().digest()
+    step_of(session, learner)()
+    assert learner.optimiser.param_groups[0]["lr"] == 0.7
+    assert learner.clone().recipe is recipe
+
+
+def test_an_unpriced_label_cannot_be_planned(make: Make) -> None:
+    with pytest.raises(PlanError, match="trian"):
+        make().plan(trian=5)
+
+
+def test_nested_tensors_are_kept(make: Make) -> None:
+    session = make()
+    learner, tangents = session.learner(), {"z": torch.zeros(2), "rest": [torch.zeros(3)]}
+    session.keep(tangents=tangents, own=torch.Generator())
+    step = step_of(session, learner)
+
+    def moved() -> None:
+        step()
+        tangents["z"].add_(1)
+        tangents["rest"][0].add_(1)
+
+    session.price("train", moved)
+    assert tangents["z"].tolist() == [0, 0]
+    assert tangents["rest"][0].tolist() == [0, 0, 0]
+
+
+def test_batches_of_a_subset(make: Make) -> None:
+    session = make()
+    subset = session.task.train.subset(torch.arange(40))
+    indices = torch.cat([next(b).index for b in [session.batches(subset, size=20)] for _ in "ab"])
+    assert sorted(indices.tolist()) == list(range(40))

@@ -174,3 +174,57 @@ def test_a_record_tells_what_was_done() -> None:
     assert found.bill is not None
     assert found.bill.flops_share == pytest.approx(1.0)
     assert {item.label for item in found.bill.items} == {"augment", "train"}
+
+
+def test_skipped_milestones_are_left_out(small: Prepared) -> None:
+    class Jumps(Method):
+        """Says nothing before it is half done, and nothing at the end."""
+
+        name = "jumps"
+
+        def run(self, session: Session) -> Fitted:
+            learner = session.learner()
+            fit(session, learner, Identity(), steps=10, milestones=False)
+            session.progress(learner, 0.6)
+            session.progress(learner, 0.3)
+            return Fitted(learner, Identity())
+
+    curve = run_method(Jumps(), small, config_of(Jumps)).curve
+    assert [point.fraction for point in curve] == [0.5, 1.0]
+
+
+def test_a_policy_that_cannot_be_written_down_is_a_failed_run(tmp_path: Path) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text(
+        "import torch\n"
+        "from bench.augment.policy import Identity\n"
+        "from bench.method import Fitted, Method\n"
+        "class Odd(Identity):\n"
+        "    def describe(self): return {'p': torch.zeros(2)}\n"
+        "class Method_(Method):\n"
+        "    name = 'odd'\n"
+        "    def run(self, session): return Fitted(session.learner(), Odd())\n"
+    )
+    chosen = select(discover([], [path]), "odd")
+    found = execute(small_config(chosen), chosen, DataOptions())
+    assert isinstance(found, Record)
+    assert found.status == "failed"
+    assert found.failure is not None
+    assert "serialize" in found.failure.message
+
+
+def test_an_overdrawn_flop_budget_is_flagged(small: Prepared) -> None:
+    class Overdraws(Method):
+        """One block without a price takes it all."""
+
+        name = "overdraws"
+
+        def run(self, session: Session) -> Fitted:
+            learner, batch = session.learner(), next(session.batches("train"))
+            with session.slice(1.0), session.metered("huge"):
+                for _ in range(200):
+                    learner.loss(batch.images, batch.targets).backward()
+            return Fitted(learner, Identity())
+
+    config = config_of(Overdraws)
+    assert _bill(run_method(Overdraws(), small, config), config).flags == ["overrun>0.1%"]

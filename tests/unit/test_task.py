@@ -52,12 +52,16 @@ def test_normalisation_against_double_precision(channels: int) -> None:
     assert torch.equal(found, task_of(16, mean, std).normalise(images.float()))
 
 
-def test_normalisation_changes_nothing_and_uses_channels_last() -> None:
+def test_normalisation_changes_nothing_and_keeps_the_format() -> None:
     images = torch.arange(4 * 3 * 64).remainder(256).byte().view(4, 3, 8, 8)
     before = images.clone()
     found = task_of().normalise(images)
     assert torch.equal(images, before)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous()
+    last = images.to(torch.float32, memory_format=torch.channels_last)
+    assert task_of().normalise(last).is_contiguous(memory_format=torch.channels_last)
+    stacked = torch.stack([images, images])  # N copies, as stacked trajectories have them
+    assert torch.equal(task_of().normalise(stacked)[1], found)
 
 
 def test_normalisation_is_differentiable() -> None:
