@@ -1,6 +1,7 @@
-"""Every method of the project keeps the rules, in every length and placebo that it has."""
+"""Every method of the project keeps the rules, with every choice that its options name."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,10 +11,19 @@ from bench.check import conformance
 from bench.plugins import discover
 
 PLUGINS = discover([Path(package.__path__[0]) for package in (methods, baselines)])
-SPECS = [*PLUGINS, "standard[length=filled]"]
 
 
-@pytest.mark.parametrize("spec", SPECS)
+def specs() -> list[str]:
+    """Every method with its defaults, and with each other value of its named choices."""
+    found = list(PLUGINS)
+    for name, plugin in PLUGINS.items():
+        for option, field in plugin.method.Config.model_fields.items():
+            choices = [c for c in get_args(field.annotation) if isinstance(c, str)]
+            found += [f"{name}[{option}={c}]" for c in choices if c != field.default]
+    return found
+
+
+@pytest.mark.parametrize("spec", specs())
 def test_conformance(spec: str) -> None:
     broken = [finding for finding in conformance(spec, PLUGINS) if not finding.ok]
     assert broken == []
