@@ -7,6 +7,7 @@ enough.  A method's source digest is its file's, so editing the file makes new r
 import hashlib
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic import ValidationError
 
 from bench.config import parse_spec, validated
 from bench.errors import ConfigError
@@ -86,11 +89,31 @@ def select(plugins: dict[str, Plugin], text: str) -> Selected:
     if name not in plugins:
         raise ConfigError(f"method {name!r} is unknown; the methods are {', '.join(plugins)}")
     plugin = plugins[name]
-    config = validated(plugin.method.Config, dict(options), f"method {text!r}")
+    config = _configured(plugin.method.Config, options, f"method {text!r}")
     changed = options_of(config, only_changed=True)
     placebo = changed.get("placebo") is not None
     real = {key: value for key, value in changed.items() if key != "placebo"}
     return Selected(plugin, config, _spec(name, changed), _spec(name, real) if placebo else None)
+
+
+def _configured(kind: type[MethodConfig], options: dict[str, str], what: str) -> MethodConfig:
+    """Reads values as numbers, booleans or null where that is valid, and as text elsewhere."""
+    values = {name: _scalar(value) for name, value in options.items()}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        # A text may look like a number: what did not fit as a scalar is tried as it was written.
+        wrong = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+        texts = {name: text for name, text in options.items() if name in wrong}
+        return validated(kind, values | texts, what)
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, list | dict) else value
 
 
 def options_of(config: MethodConfig, only_changed: bool = False) -> dict[str, Any]:
@@ -109,13 +132,17 @@ def options_of(config: MethodConfig, only_changed: bool = False) -> dict[str, An
 
 
 def digest(path: Path) -> str:
-    """SHA-256 prefix of a method's source file.
+    """SHA-256 prefix of a method's source: its file, and the helpers `_*.py` beside it.
 
     Raises:
-        ConfigError: If it cannot be read.
+        ConfigError: If one cannot be read.
     """
+    helpers = sorted(p for p in path.parent.glob("_*.py") if p.name != "__init__.py")
+    total = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for source in (path, *helpers):
+            total.update(source.read_bytes())
+        return total.hexdigest()[:16]
     except OSError as error:
         raise ConfigError(f"--plugin {str(path)!r} cannot be read: {error.strerror}") from error
 

@@ -137,9 +137,8 @@ def _resolved(spec: str, root: Path) -> tuple[str, Path | None, str]:
     for place in places:
         if os.path.exists(place):
             return kind, place, canonical(spec)
-    neither = " nor at ".join(f"'{place}'" for place in places)
-    found = "neither at" if len(places) > 1 else "not at"
-    raise DataError(f"--data {spec!r} was found {found} {neither}.")
+    tried = " or at ".join(f"'{place}'" for place in places)
+    raise DataError(f"--data {spec!r}: there is nothing at {tried}.")
 
 
 def _listing(spec: str, root: Path) -> Listing:

@@ -241,9 +241,9 @@ class Session:
     def progress(self, learner: Learner, fraction: float) -> None:
         """Says which share of the plan is done; the harness may evaluate the learner here.
 
-        Call it after every step, or at least at every quarter.
+        Call it after every step, or at least at every quarter.  A rehearsal reaches no milestone.
         """
-        if self._observe is not None:
+        if self._observe is not None and self._meter.ledger.account == "run":
             self._observe(learner, fraction)
 
     def tally(self, **counts: int) -> None:
@@ -266,6 +266,7 @@ class Session:
             kept: list[Kept] = [self._streams, *self._learners, *self._batches, self._kept]
             states = [snapshot(one) for one in kept]
             counters, tallies, trace = dict(self._counters), dict(self.tallies), self.trace.mark()
+            plans, prices = list(self.plans), dict(self.prices)
             try:
                 with torch.random.fork_rng(devices=devices):
                     yield
@@ -273,6 +274,7 @@ class Session:
                 for one, state in zip(kept, states, strict=True):
                     restore(one, state)
                 self._counters, self.tallies = counters, tallies
+                self.plans, self.prices = plans, prices
                 self.trace.rewind(trace)
                 ledger.clock.synchronise()
                 ledger.rehearsal_seconds += ledger.clock.now() - began

@@ -203,7 +203,7 @@ def test_bombs_are_refused_in_one_sentence(tmp_path, monkeypatch):
 
 
 def test_wrong_layouts_are_one_sentence_each(tmp_path):
-    fails(tmp_path / "absent", "'folder:", "not at", str(tmp_path / "absent"))
+    fails(tmp_path / "absent", "'folder:", "nothing at", str(tmp_path / "absent"))
     (tmp_path / "file").touch()
     fails(tmp_path / "file", "is a file", "subfolder")
     (tmp_path / "empty").mkdir()

@@ -279,3 +279,33 @@ def test_a_required_option_is_part_of_the_spec(tmp_path: Path) -> None:
     assert select(found, "m[a=3]").spec == "m[a=3]"
     with pytest.raises(ConfigError, match="a: is required"):
         select(found, "m")
+
+
+def test_options_are_read_as_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "typed.py"
+    path.write_text(
+        "from typing import Literal\n"
+        "from bench.method import Method, MethodConfig\n"
+        "class C(MethodConfig):\n"
+        "    copies: Literal[1, 4, 8] = 8\n"
+        "    rate: float | None = 0.5\n"
+        "    label: str = 'x'\n"
+        "    fast: bool = False\n"
+        "class M(Method):\n    name = 'm'\n    Config = C\n    def run(self, session): ...\n"
+    )
+    found = discover([], [path])
+    config = select(found, "m[copies=4,rate=null,label=7,fast=true]").config
+    assert config.model_dump() == {"copies": 4, "rate": None, "label": "7", "fast": True}
+    with pytest.raises(ConfigError, match="copies: '5'"):
+        select(found, "m[copies=5]")
+
+
+def test_a_helper_beside_a_method_is_part_of_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "with_helper.py"
+    path.write_text(
+        "from bench.method import Method\n"
+        "class M(Method):\n    name = 'm'\n    def run(self, session): ...\n"
+    )
+    before = discover([], [path])["m"].source
+    (tmp_path / "_helper.py").write_text("x = 1\n")
+    assert discover([], [path])["m"].source != before

@@ -228,3 +228,20 @@ def test_an_overdrawn_flop_budget_is_flagged(small: Prepared) -> None:
 
     config = config_of(Overdraws)
     assert _bill(run_method(Overdraws(), small, config), config).flags == ["overrun>0.1%"]
+
+
+def test_a_rehearsed_training_reaches_no_milestone(small: Prepared) -> None:
+    class Rehearses(Method):
+        """Prices a whole trial before the run's own training."""
+
+        name = "rehearses"
+
+        def run(self, session: Session) -> Fitted:
+            learner, trial = session.learner(), session.learner()
+            session.price("trial", lambda: fit(session, trial, Identity(), steps=3))
+            fit(session, learner, Identity(), steps=8)
+            return Fitted(learner, Identity())
+
+    result = run_method(Rehearses(), small, config_of(Rehearses))
+    assert [point.fraction for point in result.curve] == list(MILESTONES)
+    assert result.session.plans == [{"train": 8}]
