@@ -53,6 +53,10 @@ class Policy(ABC):
         """Log-probability of each image's draw, (B,) float."""
 
     @abstractmethod
+    def explain(self, draw: Any, row: int) -> list[str]:
+        """In words, what a draw does to image number `row` of its batch; for pictures."""
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """The policy as plain data for the record: its name and its numbers."""
 
@@ -71,6 +75,10 @@ class Identity(Policy):
     def log_prob(self, draw: int) -> torch.Tensor:
         """Zeros: it is certain."""
         return torch.zeros(draw)
+
+    def explain(self, draw: int, row: int) -> list[str]:
+        """Nothing."""
+        return []
 
     def describe(self) -> dict[str, Any]:
         """Its name."""
@@ -97,6 +105,11 @@ class Chain(Policy):
         """The sum over the policies, which draw independently."""
         parts = zip(self.policies, draw, strict=True)
         return torch.stack([policy.log_prob(part) for policy, part in parts]).sum(0)
+
+    def explain(self, draw: tuple[Any, ...], row: int) -> list[str]:
+        """What each policy does, in order."""
+        parts = zip(self.policies, draw, strict=True)
+        return [word for policy, part in parts for word in policy.explain(part, row)]
 
     def describe(self) -> dict[str, Any]:
         """Its policies, in order."""

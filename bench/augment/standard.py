@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.augment.geometry import crop_flip
 from bench.augment.policy import Batch, Policy
 
 
@@ -43,26 +44,19 @@ class CropFlip(Policy):
         return CropFlipDraw(offsets[0], offsets[1], coins & self.flip)
 
     def apply(self, batch: Batch, draw: CropFlipDraw) -> Batch:
-        """Crops and flips with one gather."""
-        images = batch.images
-        count, channels, height, width = images.shape
-        device = images.device
-        top, left, flip = (
-            part.to(device, non_blocking=True) for part in (draw.top, draw.left, draw.flip)
-        )
-        columns = torch.arange(width, device=device)
-        columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
-        rows = torch.arange(height, device=device) + top[:, None]
-        padded = torch.nn.functional.pad(images, (self.pad,) * 4)
-        stride = width + 2 * self.pad
-        index = (rows[:, :, None] * stride + columns[:, None, :]).view(count, 1, -1)
-        pixels = padded.view(count, channels, -1).gather(2, index.expand(-1, channels, -1))
-        return replace(batch, images=pixels.view(count, channels, height, width))
+        """Pads, crops and flips; one gather moves the pixels."""
+        images = crop_flip(batch.images, draw.top, draw.left, draw.flip, self.pad)
+        return replace(batch, images=images)
 
     def log_prob(self, draw: CropFlipDraw) -> torch.Tensor:
         """The same for every draw: uniform over (2·pad + 1)² offsets and, if it flips, 2 sides."""
         value = -2 * math.log(2 * self.pad + 1) - (math.log(2) if self.flip else 0.0)
         return torch.full((len(draw.top),), value)
+
+    def explain(self, draw: CropFlipDraw, row: int) -> list[str]:
+        """Offsets from the centre, and the flip."""
+        down, right = int(draw.top[row]) - self.pad, int(draw.left[row]) - self.pad
+        return [f"crop {right:+d},{down:+d}", *(["flip-lr"] if draw.flip[row] else [])]
 
     def describe(self) -> dict[str, Any]:
         """Name, padding and whether it flips."""
@@ -120,6 +114,10 @@ class Cutout(Policy):
     def log_prob(self, draw: CutoutDraw) -> torch.Tensor:
         """The same for every draw: uniform over the pixels."""
         return torch.full((len(draw.row),), -math.log(math.prod(self.shape)))
+
+    def explain(self, draw: CutoutDraw, row: int) -> list[str]:
+        """The centre of the square."""
+        return [f"cutout {int(draw.column[row])},{int(draw.row[row])}"]
 
     def describe(self) -> dict[str, Any]:
         """Name, side and fill."""
