@@ -12,6 +12,7 @@ import torch
 
 from bench import progress
 from bench.archive import Archive
+from bench.augment import native
 from bench.config import SUITES, RunConfig, Suite, TaskConfig, load_suite, run_hash
 from bench.data.sources import canonical, fingerprint
 from bench.environment import Origin
@@ -63,6 +64,11 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
         progress.say(
             f"note: {old} finished runs were made by another version of bench/; to make them "
             f"anew, move them out of {request.results / suite.name}/runs"
+        )
+    if left and device == "cpu" and not native.available():
+        progress.say(
+            "note: augmentation runs on tensors, some times slower and with the same results: "
+            "no C compiler was found"
         )
     _rehearse(left, data)
     return Campaign(request, suite, archive, left, finished, slots, device)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from bench.augment.native import engine_name
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pyarrow")
 
@@ -34,6 +36,7 @@ def environment(device: torch.device, threads: int, git: str) -> dict[str, Any]:
     """What the bits of a result may depend on, as plain data."""
     return {
         "python": platform.python_version(),
+        "augmentation": engine_name() if device.type == "cpu" else "tensors",
         "platform": f"{platform.system()}-{platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": threads,
@@ -54,13 +57,13 @@ def git_state() -> str:
 
 
 def bench_digest() -> str:
-    """SHA-256 prefix of all Python files of `bench/` that a result can depend on.
+    """SHA-256 prefix of all Python and C files of `bench/` that a result can depend on.
 
     The report, the command line and the suites are left out: they make no result.
     """
     total = hashlib.sha256()
     folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.c")]):
         name = path.relative_to(folder).as_posix()
         if not name.startswith("report/") and name not in {"cli.py", "progress.py"}:
             total.update(name.encode() + b"\0" + path.read_bytes())

@@ -6,33 +6,30 @@ image for color, the smoothed one for sharpness.  Product and sum must round one
 fused multiply-add gives other values.  All take images (B, C, H, W) uint8 and return such a batch.
 """
 
-from collections.abc import Callable
-
 import torch
 
 Tensor = torch.Tensor
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Mixes with black; `factor` (B,) float64 on the host, 1 leaves the image as it is."""
-    source = images.float()
-    return blend(source, torch.zeros((), device=images.device), _alpha(factor, images))
+    """Mixes with black; `factor` (B,) on the images' device, 1 leaves an image as it is."""
+    return blend(images.float(), images.new_zeros((), dtype=torch.float32), factor)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Mixes with the image's mean grey; `factor` (B,) float64 on the host."""
-    return blend(images.float(), mean_grey(images), _alpha(factor, images))
+    """Mixes with the image's mean grey; `factor` (B,) on the images' device."""
+    return blend(images.float(), mean_grey(images), factor)
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
-    """Mixes with the grey image; `factor` (B,) float64 on the host."""
-    return blend(images.float(), grey(images).float(), _alpha(factor, images))
+    """Mixes with the grey image; `factor` (B,) on the images' device."""
+    return blend(images.float(), grey(images).float(), factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Mixes with the smoothed image; `factor` (B,) float64 on the host."""
+    """Mixes with the smoothed image; `factor` (B,) on the images' device."""
     source = images.float()
-    return blend(source, smoothed(source), _alpha(factor, images))
+    return blend(source, smoothed(source), factor)
 
 
 def smooth(images: Tensor) -> Tensor:
@@ -63,11 +60,12 @@ def blur(images: Tensor) -> Tensor:
     return out
 
 
-def blend(source: Tensor, degenerate: Tensor, alpha: Tensor) -> Tensor:
-    """trunc(clip(d + alpha * (s - d))) of float32 images, in the place of `source`.
+def blend(source: Tensor, degenerate: Tensor, factor: Tensor) -> Tensor:
+    """trunc(clip(d + factor * (s - d))) of float32 images, in the place of `source`.
 
-    `alpha` is (B, 1, 1, 1) float32.  In place, since fresh memory costs more than arithmetic.
+    In place, since fresh memory costs more than arithmetic.
     """
+    alpha = factor.float().view(-1, 1, 1, 1)
     return source.sub_(degenerate).mul_(alpha).add_(degenerate).clamp_(0, 255).to(torch.uint8)
 
 
@@ -91,9 +89,9 @@ def mean_grey(images: Tensor) -> Tensor:
 def smoothed(source: Tensor) -> Tensor:
     """Pillow's SMOOTH of float32 images of whole numbers, in whole numbers.
 
-    With S the 3×3 sum with centre weight 5, an inner pixel becomes floor((S + 6.5) / 13); S + 6.5 is
-    a whole number and a half, so a rounding error of the division changes nothing.  The border of
-    one pixel is copied, and so are images of fewer than three rows or columns.
+    With S the 3×3 sum with centre weight 5, an inner pixel becomes floor((S + 6.5) / 13); S + 6.5
+    is a whole number and a half, so a rounding error of the division changes nothing.  The border
+    of one pixel is copied, and so are images of fewer than three rows or columns.
     """
     out = source.clone()
     if min(source.shape[-2:]) < 3:
@@ -105,16 +103,3 @@ def smoothed(source: Tensor) -> Tensor:
     total.add_(source[..., 1:-1, 1:-1], alpha=4)
     out[..., 1:-1, 1:-1] = total.add_(6.5).div_(13).floor_()
     return out
-
-
-# The weaker image of each enhancer, from uint8 images and the same in float32.
-DEGENERATE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brightness": lambda images, source: source.new_zeros(()),
-    "contrast": lambda images, source: mean_grey(images),
-    "color": lambda images, source: grey(images),
-    "sharpness": lambda images, source: smoothed(source),
-}
-
-
-def _alpha(factor: Tensor, images: Tensor) -> Tensor:
-    return factor.float().to(images.device, non_blocking=True).view(-1, 1, 1, 1)

@@ -1,28 +1,23 @@
 """The engine: carries out a program, a different sequence of operations for every image, batched.
 
-Slot by slot, images are sorted by operation, so that each family is one slice and one kernel call;
-the order is carried along and undone at the end.  Programs live on the host, so the sizes of the
-slices are known without asking the device.  A warp that is followed by another warp waits for it,
-and both move the pixels once.  Temporaries are bounded by working on a chunk of images at a time.
+On the host, whatever needs double precision becomes whole numbers, once for the program: the
+fixed-point coefficients of warps, the boxes of Cutout squares.  Then the images are worked on
+where they are: by `native` in the processor's memory, by `tensors` on any device, to the same
+bits.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.augment import blend, erase, geometry, pointwise
+from bench.augment import erase, geometry, native, tensors
 from bench.augment.geometry import Frame
-from bench.augment.operations import INDEX, OPERATIONS, Family
+from bench.augment.operations import FAMILY, HAS_MAGNITUDE, IDENTITY, INDEX, NAMES, Family
 
 Tensor = torch.Tensor
-Integers = NDArray[np.int64]
-CHUNK_BYTES = {"cpu": 3 << 20, "cuda": 512 << 20}  # fits a core's caches; bounds a GPU's memory
-FAMILY = np.array([int(operation.family) for operation in OPERATIONS])
-HAS_MAGNITUDE = np.array([operation.unit is not None for operation in OPERATIONS])
-IDENTITY = INDEX["identity"]
+CUTOUT = INDEX["cutout"]
 
 
 @dataclass(frozen=True)
@@ -65,168 +60,82 @@ def execute(images: Tensor, program: Program, fill: Fill = BLACK) -> Tensor:
 
     Returns:
         (B, C, H, W) uint8, bit for bit what Pillow gives (see `operations`).
+
+    Raises:
+        ValueError: If these are no such images, or the program is of another length.
     """
+    _check(images, len(program))
     magnitude = program.magnitude.numpy()
     operation = program.operation.numpy()
     nothing = HAS_MAGNITUDE[operation] & (magnitude == 0)
     operation = np.where(nothing, IDENTITY, operation)
-    step = max(1, CHUNK_BYTES[images.device.type] // max(1, images[:1].numel()))
-    parts = []
-    for first in range(0, len(images), step):
-        rows = slice(first, first + step)
-        place = program.place[rows].numpy()
-        frame = Frame(*images.shape[-2:])
-        work = _Work(operation[rows], magnitude[rows], place, fill, frame)
-        parts.append(work.run(images[rows]))
-    return torch.cat(parts) if len(parts) != 1 else parts[0]
+    frame = Frame(*images.shape[-2:])
+    whole = _whole_numbers(operation, magnitude, program.place.numpy(), frame)
+    colours = _colours(fill, images.shape[1])
+    return _run(images, operation, magnitude, whole, colours)
 
 
-class _Work:
-    """A program on a chunk of images.
-
-    Attributes:
-        waits: (B, L), which warps wait for the warp that comes next.
-        warps: (6, B, L), the fixed-point coefficients of every warp.
-    """
-
-    def __init__(
-        self,
-        operation: Integers,
-        magnitude: NDArray[np.float64],
-        place: NDArray[np.float64],
-        fill: Fill,
-        frame: Frame,
-    ) -> None:
-        self.operation, self.magnitude, self.place, self.fill = operation, magnitude, place, fill
-        family = FAMILY[operation]
-        self.waits = _waiting(family)
-        self.warps = np.zeros((6, *operation.shape), np.int64)
-        where = family == Family.GEOMETRY
-        names = NAMES[operation[where]]
-        self.warps[:, where] = geometry.coefficients(names, magnitude[where], frame)
-
-    def run(self, images: Tensor) -> Tensor:
-        """Carries out every slot; row r of the images is number held[r] until the end."""
-        held = np.arange(len(images))
-        for slot in range(self.operation.shape[1]):
-            rank = np.where(self.waits[:, slot], IDENTITY, self.operation[:, slot])[held]
-            if (rank == IDENTITY).all():
-                continue
-            order = np.argsort(rank, kind="stable")
-            images, held, rank = _rows(images, order), held[order], rank[order]
-            for family, span in SPANS.items():
-                first, last = np.searchsorted(rank, span)
-                if first < last:
-                    rows = held[first:last]
-                    images[first:last] = KERNELS[family](self, images[first:last], rows, slot)
-                    self.waits[rows, :slot] = False  # done, all of the chain
-        return _rows(images, np.argsort(held))
-
-    def each(self, rows: Integers, slot: int) -> list[tuple[str, slice]]:
-        """The operations of some sorted rows, with the slice of each."""
-        operation = self.operation[rows, slot]
-        starts = np.flatnonzero(np.diff(operation, prepend=-1))
-        ends = [*starts[1:], len(rows)]
-        return [
-            (OPERATIONS[operation[first]].name, slice(int(first), int(last)))
-            for first, last in zip(starts, ends, strict=True)
-        ]
-
-    def values(self, rows: Integers, slot: int) -> Tensor:
-        """The magnitudes of some rows, (R,) float64."""
-        return torch.from_numpy(self.magnitude[rows, slot])
+def warp(images: Tensor, coefficients: NDArray[np.int64], fill: Fill = BLACK) -> Tensor:
+    """Applies one ready-made warp (6, B) to each image; the rest is as in `execute`."""
+    return _one(images, "rotate", coefficients, fill)
 
 
-def _geometry(work: _Work, images: Tensor, rows: Integers, slot: int) -> Tensor:
-    """One gather for each image's chain of warps, images with chains of one length together."""
-    waits, outside = work.waits[rows, :slot], work.fill.outside
-    links = waits.sum(1)
-    if not links.any():
-        return geometry.warp(images, [work.warps[:, rows, slot]], outside)
-    out = torch.empty_like(images)
-    for length in np.unique(links):
-        chosen = np.flatnonzero(links == length)
-        slots = np.nonzero(waits[chosen])[1].reshape(len(chosen), length)
-        chain = [work.warps[:, rows[chosen], slots[:, i]] for i in range(length)]
-        chain.append(work.warps[:, rows[chosen], slot])
-        at = torch.from_numpy(chosen).to(images.device, non_blocking=True)
-        out.index_copy_(0, at, geometry.warp(images.index_select(0, at), chain, outside))
-    return out
+def erase_boxes(images: Tensor, boxes: NDArray[np.int64], fill: Fill = BLACK) -> Tensor:
+    """Fills one box (4, B) of each image: first and last column, first and last row."""
+    return _one(images, "cutout", boxes, fill)
 
 
-def _bits(work: _Work, images: Tensor, rows: Integers, slot: int) -> Tensor:
-    """Invert, solarize and posterize together; solarize-add by itself."""
-    magnitude = work.magnitude[rows, slot]
-    name = NAMES[work.operation[rows, slot]]
-    level = np.where(name == "solarize", np.ceil(256 - magnitude), 256)
-    level = np.where(name == "invert", 0, level)  # inverts what is at least this
-    mask = np.where(name == "posterize", 256 - 2.0 ** np.trunc(magnitude), 255)
-    flip = np.where(level <= 0, 255, 0)
-    above = np.where(level <= 0, 255, level - 1)
-    added = np.where(name == "solarize-add", np.trunc(magnitude), 0)
-    numbers = torch.from_numpy(np.stack([above, flip, mask, added]).astype(np.uint8))
-    above_, flip_, mask_, added_ = numbers.to(images.device, non_blocking=True).view(
-        4, -1, 1, 1, 1
+def _one(images: Tensor, name: str, numbers: NDArray[np.int64], fill: Fill) -> Tensor:
+    _check(images, numbers.shape[1])
+    operation = np.full((len(images), 1), INDEX[name])
+    whole = np.zeros((len(images), 1, 6), np.int32)
+    whole[:, 0, : len(numbers)] = numbers.T
+    return _run(
+        images, operation, np.ones(operation.shape), whole, _colours(fill, images.shape[1])
     )
-    out = pointwise.bits(images, above_, flip_, mask_)
-    if added.any():
-        first = int(np.argmax(name == "solarize-add"))
-        out[first:] = pointwise.add_below(images[first:], added_[first:])
+
+
+def _run(
+    images: Tensor,
+    operation: NDArray[np.int64],
+    magnitude: NDArray[np.float64],
+    whole: NDArray[np.int32],
+    colours: NDArray[np.uint8],
+) -> Tensor:
+    in_memory = images.device.type == "cpu" and native.available()
+    run = native.run if in_memory else tensors.run
+    return run(images, operation, magnitude, whole, colours)
+
+
+def _check(images: Tensor, programs: int) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        shape = tuple(images.shape)
+        raise ValueError(f"{shape} {images.dtype} is no (B, 1 or 3, H, W) uint8 batch of images")
+    if len(images) != programs:
+        raise ValueError(f"{programs} programs for {len(images)} images")
+
+
+def _whole_numbers(
+    operation: NDArray[np.int64],
+    magnitude: NDArray[np.float64],
+    place: NDArray[np.float64],
+    frame: Frame,
+) -> NDArray[np.int32]:
+    """(B, L, 6): the coefficients of a warp; first and last column and row of a Cutout."""
+    out = np.zeros((*operation.shape, 6), np.int32)
+    warps = FAMILY[operation] == Family.GEOMETRY
+    if warps.any():
+        names = NAMES[operation[warps]]
+        out[warps] = geometry.coefficients(names, magnitude[warps], frame).T
+    squares = operation == CUTOUT
+    if squares.any():
+        out[squares, :4] = erase.boxes(magnitude[squares], place[squares], frame).T
     return out
 
 
-def _table(work: _Work, images: Tensor, rows: Integers, slot: int) -> Tensor:
-    make = {"autocontrast": pointwise.autocontrast_tables, "equalize": pointwise.equalize_tables}
-    tables = [make[name](images[span]) for name, span in work.each(rows, slot)]
-    return pointwise.look_up(images, torch.cat(tables))
-
-
-def _blend(work: _Work, images: Tensor, rows: Integers, slot: int) -> Tensor:
-    alpha = (1 + work.values(rows, slot)).float().to(images.device, non_blocking=True)
-    alpha = alpha.view(-1, 1, 1, 1)
-    out = []
-    for name, span in work.each(rows, slot):
-        source = images[span].float()
-        degenerate = blend.DEGENERATE[name](images[span], source)
-        out.append(blend.blend(source, degenerate, alpha[span]))
-    return torch.cat(out)
-
-
-def _filter(work: _Work, images: Tensor, rows: Integers, slot: int) -> Tensor:
-    filters = {"smooth": blend.smooth, "blur": blend.blur}
-    return torch.cat([filters[name](images[span]) for name, span in work.each(rows, slot)])
-
-
-def _erase(work: _Work, images: Tensor, rows: Integers, slot: int) -> Tensor:
-    place = torch.from_numpy(work.place[rows, slot])
-    return erase.cutout(images, work.values(rows, slot), place, work.fill.hole)
-
-
-KERNELS: dict[Family, Callable[[_Work, Tensor, Integers, int], Tensor]] = {
-    Family.GEOMETRY: _geometry,
-    Family.BITS: _bits,
-    Family.TABLE: _table,
-    Family.BLEND: _blend,
-    Family.FILTER: _filter,
-    Family.ERASE: _erase,
-}
-NAMES = np.array([operation.name for operation in OPERATIONS])
-# The catalogue lists families one after the other: each is a span of operation numbers.
-SPANS = {
-    family: tuple(np.searchsorted(FAMILY, (family, family + 1)).tolist()) for family in KERNELS
-}
-
-
-def _waiting(family: Integers) -> NDArray[np.bool_]:
-    """(B, L): which warps are followed by another warp, and nothing else in between."""
-    waits = np.zeros(family.shape, bool)
-    following = np.zeros(len(family), bool)  # whether the next thing done is a warp
-    for slot in reversed(range(family.shape[1])):
-        warp = family[:, slot] == Family.GEOMETRY
-        waits[:, slot] = warp & following
-        following = np.where(family[:, slot] == Family.NOTHING, following, warp)
-    return waits
-
-
-def _rows(images: Tensor, order: Integers) -> Tensor:
-    return images.index_select(0, torch.from_numpy(order).to(images.device, non_blocking=True))
+def _colours(fill: Fill, channels: int) -> NDArray[np.uint8]:
+    """(2, 4): outside, hole; per channel."""
+    out = np.zeros((2, 4), np.uint8)
+    for row, colour in enumerate((fill.outside, fill.hole)):
+        out[row, :channels] = colour
+    return out

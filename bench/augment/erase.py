@@ -1,10 +1,13 @@
 """Cutout: a square of each image takes a fill colour."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from bench.augment.geometry import Frame
 
 Tensor = torch.Tensor
 
@@ -22,33 +25,32 @@ def cutout(images: Tensor, side: Tensor, centre: Tensor, fill: Sequence[int] = (
     Source: the policy operation of AutoAugment's descendants; the square starts at
     int(max(0, centre - side / 2)), is clipped on the far side, and truncated.
     """
-    height, width = images.shape[-2:]
-    x0, x1 = _span(centre[:, 0].numpy(), side.numpy(), width)
-    y0, y1 = _span(centre[:, 1].numpy(), side.numpy(), height)
-    columns = _between(x0, x1, width, images.device).view(-1, 1, 1, width)
-    rows = _between(y0, y1, height, images.device).view(-1, 1, height, 1)
-    colour = torch.tensor(list(fill), dtype=torch.uint8).view(1, -1, 1, 1)
+    box = boxes(side.numpy(), centre.numpy(), Frame(*images.shape[-2:]))
+    return fill_boxes(images, box, fill)
+
+
+def boxes(
+    side: NDArray[np.float64], centre: NDArray[np.float64], frame: Frame
+) -> NDArray[np.int64]:
+    """First and last column, first and last row of the squares, (4, B); empty where side is 0."""
+    spans = []
+    for axis, length in enumerate((frame.width, frame.height)):
+        first = np.trunc(np.maximum(0.0, centre[:, axis] * length - side / 2.0))
+        last = np.trunc(np.minimum(float(length), first + side))
+        spans += [first, np.where(side > 0, last, first - 1)]
+    return np.stack(spans).astype(np.int64)
+
+
+def fill_boxes(images: Tensor, box: NDArray[np.integer[Any]], fill: Sequence[int]) -> Tensor:
+    """Fills boxes (4, B), all ends included, with one value or one per channel."""
+    channels, height, width = images.shape[1:]
+    ends = torch.from_numpy(box.astype(np.int32)).to(images.device, non_blocking=True)
+    left, right, top, bottom = ends.view(4, -1, 1)
+    x = torch.arange(width, dtype=torch.int32, device=images.device)
+    y = torch.arange(height, dtype=torch.int32, device=images.device)
+    columns = ((x >= left) & (x <= right)).view(-1, 1, 1, width)
+    rows = ((y >= top) & (y <= bottom)).view(-1, 1, height, 1)
+    colour = torch.tensor(list(fill)[:channels], dtype=torch.uint8).view(1, -1, 1, 1)
     hole = (rows & columns).view(torch.uint8).neg_()  # 0 or 255
     kept = images & ~hole
     return kept.bitwise_or_(hole & colour.to(images.device, non_blocking=True))
-
-
-def _span(
-    centre: NDArray[np.float64], side: NDArray[np.float64], length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last pixel of the square along an axis; an empty span where the side is 0."""
-    first = np.trunc(np.maximum(0.0, centre * length - side / 2.0))
-    last = np.trunc(np.minimum(float(length), first + side))
-    last = np.where(side > 0, last, first - 1)
-    return first.astype(np.int64), last.astype(np.int64)
-
-
-def _between(
-    first: NDArray[np.int64], last: NDArray[np.int64], length: int, device: torch.device
-) -> Tensor:
-    """(B, length) bool: which pixels lie in first..last."""
-    ends = torch.from_numpy(np.stack([first, last])).to(torch.int32)
-    low, high = ends.to(device, non_blocking=True).unsqueeze(2)
-    along = torch.arange(length, dtype=torch.int32, device=device)
-    inside: Tensor = (along >= low) & (along <= high)
-    return inside

@@ -1,16 +1,17 @@
 """Shears, translations, rotations, flips and crops: one gather of pixels for each image.
 
-Pillow's nearest warp walks the output and asks, in 16.16 fixed point, which input pixel lies there:
+Pillow's nearest warp walks the output and asks, in 16.16 fixed point, which pixel lies there:
 
     x_in = (A2 + A0 * x + A1 * y) >> 16        y_in = (A5 + A3 * x + A4 * y) >> 16
 
-The six integers of an image come from double precision on the host; the device computes in integers
-only, so every device gives the same bits.  Chains of warps compose as maps of indices (never as
-matrices, which would round twice), and cost one gather together.
+The six integers of an image come from double precision on the host; the device computes in
+integers only, so every device gives the same bits.  Chains of warps compose as maps of indices
+(never as matrices, which would round otherwise), and cost one gather together.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,20 +65,6 @@ def flip_lr(images: Tensor) -> Tensor:
 def flip_ud(images: Tensor) -> Tensor:
     """Up becomes down."""
     return images.flip(2)
-
-
-def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: int) -> Tensor:
-    """Pads by `pad` black pixels, crops back to size at (top, left), then flips left and right.
-
-    Args:
-        images: (B, C, H, W) uint8.
-        top: (B,) int64 on the host, 0..2·pad.
-        left: Like `top`.
-        flip: (B,) bool on the host.
-        pad: Pixels on each side.
-    """
-    frame = Frame(*images.shape[-2:])
-    return warp(images, [crop_coefficients(top, left, flip, pad, frame)], (0,))
 
 
 def crop_coefficients(top: Tensor, left: Tensor, flip: Tensor, pad: int, frame: Frame) -> Integers:
@@ -142,34 +129,39 @@ def _rotation(degrees: Floats, frame: Frame) -> Integers:
     return out
 
 
-def warp(images: Tensor, chain: Sequence[Integers], fill: Sequence[int]) -> Tensor:
+def warp(images: Tensor, chain: NDArray[np.integer[Any]], fill: Sequence[int]) -> Tensor:
     """Warps each image by its own chain of warps, with one gather.
 
     Args:
         images: (B, C, H, W) uint8.
-        chain: The integers (6, B) of each warp, the first one applied first.
+        chain: (D, B, 6), the coefficients of each warp, the first one applied first.
         fill: Colour outside the image: one value, or one per channel.
     """
     count, channels, height, width = images.shape
-    bordered = _bordered(images, fill)
-    index = source_index([torch.from_numpy(c).to(torch.int32) for c in chain], images)
-    picked = bordered.view(-1).index_select(0, index.view(-1)).view(count, -1)
-    return _unpacked(picked, channels).view(count, channels, height, width)
+    numbers = torch.from_numpy(np.moveaxis(chain, 2, 1).astype(np.int32))
+    index = source_index(numbers.to(images.device, non_blocking=True), height, width)
+    source = bordered(images, fill)
+    picked = source.view(-1).index_select(0, index.view(-1)).view(count, height, width)
+    return unpacked(picked, channels)
 
 
-def source_index(chain: Sequence[Tensor], images: Tensor) -> Tensor:
+def source_index(chain: Tensor, height: int, width: int) -> Tensor:
     """Where each output pixel comes from, (B, H, W) int32 into bordered images laid end to end.
 
-    Coordinates are clamped to the border of one pixel around the image, which holds the fill colour;
-    from there a further warp of the chain cannot come back, as Pillow's fill cannot either.
+    Coordinates are clamped to the border of one pixel around the image, which holds the fill
+    colour; from there a further warp of the chain cannot come back, as Pillow's fill cannot.
+
+    Args:
+        chain: (D, 6, B) int32, the first warp first.
+        height: Of the images.
+        width: Of the images.
     """
-    count, _, height, width = images.shape
-    device = images.device
+    device, count = chain.device, chain.shape[2]
     x = torch.arange(width, dtype=torch.int32, device=device).view(1, 1, -1)
     y = torch.arange(height, dtype=torch.int32, device=device).view(1, -1, 1)
     outside: Tensor | None = None
-    for numbers in reversed(chain):
-        a0, a1, a2, a3, a4, a5 = numbers.to(device, non_blocking=True).view(6, -1, 1, 1).unbind(0)
+    for link in reversed(range(len(chain))):
+        a0, a1, a2, a3, a4, a5 = chain[link].view(6, -1, 1, 1).unbind(0)
         new_x = (a1 * y + a2 + a0 * x).bitwise_right_shift_(16).clamp_(-1, width)
         new_y = (a4 * y + a5 + a3 * x).bitwise_right_shift_(16).clamp_(-1, height)
         if outside is not None:
@@ -182,30 +174,26 @@ def source_index(chain: Sequence[Tensor], images: Tensor) -> Tensor:
     return x.add_(y, alpha=stride).add_(base + (stride + 1))
 
 
-def _bordered(images: Tensor, fill: Sequence[int]) -> Tensor:
+def bordered(images: Tensor, fill: Sequence[int]) -> Tensor:
     """Images with a border of one pixel in the fill colour, three channels packed in an int32."""
     count, channels, height, width = images.shape
-    colour = list(fill) if len(fill) == channels else [fill[0]] * channels
+    colour = list(fill[:channels]) if len(fill) >= channels else [fill[0]] * channels
     if channels == 1:
         return torch.nn.functional.pad(images, (1, 1, 1, 1), value=colour[0])
     packed = sum(value << (8 * i) for i, value in enumerate(colour))
-    out = torch.full(
-        (count, height + 2, width + 2), packed, dtype=torch.int32, device=images.device
-    )
+    size = (count, height + 2, width + 2)
+    out = torch.full(size, packed, dtype=torch.int32, device=images.device)
     red, green, blue = images.to(torch.int32).unbind(1)
-    inner = out[:, 1:-1, 1:-1]
-    torch.add(red, green, alpha=1 << 8, out=inner)
-    inner.add_(blue, alpha=1 << 16)
+    out[:, 1:-1, 1:-1] = red.add_(green, alpha=1 << 8).add_(blue, alpha=1 << 16)
     return out
 
 
-def _unpacked(picked: Tensor, channels: int) -> Tensor:
-    """(B, N) packed values as (B, C, N) uint8."""
+def unpacked(picked: Tensor, channels: int) -> Tensor:
+    """(B, H, W) packed pixels as (B, C, H, W) uint8."""
     if channels == 1:
         return picked.unsqueeze(1)
-    out = torch.empty(
-        (len(picked), channels, picked.shape[1]), dtype=torch.uint8, device=picked.device
-    )
+    size = (len(picked), channels, *picked.shape[1:])
+    out = torch.empty(size, dtype=torch.uint8, device=picked.device)
     out[:, 0] = picked
     out[:, 1] = picked >> 8
     out[:, 2] = picked >> 16
@@ -215,4 +203,4 @@ def _unpacked(picked: Tensor, channels: int) -> Tensor:
 def _one(name: str, images: Tensor, magnitude: Tensor, fill: Sequence[int]) -> Tensor:
     names = np.full(len(images), name)
     integers = coefficients(names, magnitude.double().numpy(), Frame(*images.shape[-2:]))
-    return warp(images, [integers], fill)
+    return warp(images, integers.T[None], fill)

@@ -8,6 +8,8 @@ family share a kernel.
 from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
+
 
 class Family(IntEnum):
     """Which kernel carries an operation out, in the order in which the engine sorts images."""
@@ -57,6 +59,7 @@ def _warp(name: str, unit: str, limit: float, meaning: str) -> Operation:
     return Operation(name, Family.GEOMETRY, unit, -limit, limit, True, meaning)
 
 
+# The order is that of the numbers in native.c.
 OPERATIONS: tuple[Operation, ...] = (
     _plain("identity", Family.NOTHING, "the image itself"),
     _warp("shear-x", "slope", 8.0, "Image.transform, AFFINE (1, m, 0, 0, 1, 0), nearest"),
@@ -94,3 +97,7 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 INDEX: dict[str, int] = {operation.name: i for i, operation in enumerate(OPERATIONS)}
+IDENTITY = INDEX["identity"]
+NAMES = np.array([operation.name for operation in OPERATIONS])
+FAMILY = np.array([int(operation.family) for operation in OPERATIONS])
+HAS_MAGNITUDE = np.array([operation.unit is not None for operation in OPERATIONS])

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.augment.engine import IDENTITY, Program
-from bench.augment.operations import INDEX, OPERATIONS
+from bench.augment.engine import Program
+from bench.augment.operations import IDENTITY, INDEX, OPERATIONS
 
 Tensor = torch.Tensor
 Whole = Literal["", "truncated", "rounded"]
@@ -33,6 +33,8 @@ class Entry:
         high: Magnitude at the space's top level.
         whole: Whether the magnitude is cut or rounded to a whole number (after `side`).
         side: Whether low and high are shares of the image's side instead of pixels.
+        signed: Whether a signed space negates it too, though the catalogue does not call the
+            operation signed.
         name: As it is shown; the operation's name by default.
     """
 
@@ -41,6 +43,7 @@ class Entry:
     high: float = 0.0
     whole: Whole = ""
     side: bool = False
+    signed: bool = False
     name: str = ""
 
     @property
@@ -79,7 +82,8 @@ class Space:
         name: What commands call it.
         entries: Its rows.
         top: The highest level, e.g. 30 for levels 0..30.
-        signed: Whether geometric magnitudes are negated with probability one half.
+        signed: Whether magnitudes of operations that the catalogue or the row calls signed are
+            negated with probability one half.
         source: Paper, table and what was settled where they are unclear.
     """
 
@@ -105,7 +109,8 @@ class Space:
     @cached_property
     def has_sign(self) -> Tensor:
         """Which rows are negated at random, (K,) bool."""
-        return torch.tensor([self.signed and OPERATIONS[i].signed for i in self.operations])
+        rows = zip(self.entries, self.operations, strict=True)
+        return torch.tensor([self.signed and (e.signed or OPERATIONS[i].signed) for e, i in rows])
 
     def magnitude(self, op: Tensor, level: Tensor, side: int) -> Tensor:
         """Magnitudes of rows at levels, before the sign.

@@ -1,16 +1,18 @@
 """The standard augmentation of the small-image literature: padded crop, horizontal flip, Cutout.
 
-All three are index arithmetic on uint8 batches with an own draw for each image: one gather moves
-the pixels of crop and flip together.
+Both are one call of the engine, with an own draw for each image.
 """
 
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from bench.augment.geometry import crop_flip
+from bench.augment import engine
+from bench.augment.engine import Fill
+from bench.augment.geometry import Frame, crop_coefficients
 from bench.augment.policy import Batch, Policy
 
 
@@ -45,8 +47,9 @@ class CropFlip(Policy):
 
     def apply(self, batch: Batch, draw: CropFlipDraw) -> Batch:
         """Pads, crops and flips; one gather moves the pixels."""
-        images = crop_flip(batch.images, draw.top, draw.left, draw.flip, self.pad)
-        return replace(batch, images=images)
+        frame = Frame(*batch.images.shape[-2:])
+        moves = crop_coefficients(draw.top, draw.left, draw.flip, self.pad, frame)
+        return replace(batch, images=engine.warp(batch.images, moves))
 
     def log_prob(self, draw: CropFlipDraw) -> torch.Tensor:
         """The same for every draw: uniform over (2·pad + 1)² offsets and, if it flips, 2 sides."""
@@ -88,7 +91,7 @@ class Cutout(Policy):
         self.side = side
         self.shape = shape
         self.fill = fill
-        self._fill = torch.tensor(fill, dtype=torch.uint8).view(1, -1, 1, 1)
+        self.colours = Fill(hole=fill)
 
     def sample(self, index: torch.Tensor, rng: torch.Generator) -> CutoutDraw:
         """Uniform centres."""
@@ -99,17 +102,10 @@ class Cutout(Policy):
 
     def apply(self, batch: Batch, draw: CutoutDraw) -> Batch:
         """Fills the squares, clipped at the border."""
-        images = batch.images
-        device = images.device
         half = self.side // 2
-        inside = []
-        for centre, length in zip((draw.row, draw.column), images.shape[-2:], strict=True):
-            near = centre.to(device, non_blocking=True)[:, None] - half
-            along = torch.arange(length, device=device)
-            inside.append((along >= near) & (along < near + 2 * half))
-        hole = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
-        fill = self._fill.to(device, non_blocking=True)
-        return replace(batch, images=torch.where(hole, fill, images))
+        column, row = draw.column.numpy(), draw.row.numpy()
+        boxes = np.stack([column - half, column + half - 1, row - half, row + half - 1])
+        return replace(batch, images=engine.erase_boxes(batch.images, boxes, self.colours))
 
     def log_prob(self, draw: CutoutDraw) -> torch.Tensor:
         """The same for every draw: uniform over the pixels."""
