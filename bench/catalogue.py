@@ -3,19 +3,23 @@
 import inspect
 
 from bench import networks
+from bench.augment.space import Space
+from bench.augment.spaces import SPACES
 from bench.config import SUITES, load_suite
 from bench.data import sources
 from bench.plugins import Plugin
 
 
 def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
-    """Entries of a kind: methods, tasks, suites, networks or data."""
+    """Entries of a kind: methods, tasks, suites, spaces, networks or data."""
     if what == "methods":
         return [_method(plugin) for plugin in plugins.values()]
     if what == "networks":
         return list(networks.known().items())
     if what == "data":
         return list(sources.known().items())
+    if what == "spaces":
+        return [(name, _space(space)) for name, space in SPACES.items()]
     suites = [load_suite(path.stem) for path in sorted(SUITES.glob("*.toml"))]
     if what == "suites":
         return [
@@ -46,3 +50,10 @@ def _method(plugin: Plugin) -> tuple[str, str]:
     line = (inspect.getdoc(plugin.method) or "").partition("\n")[0]
     name = plugin.method.name
     return (f"{name}[{options}]" if options else name), line
+
+
+def _space(space: Space) -> str:
+    """How many operations and levels, and whose they are: the first part of the source."""
+    spread = any(entry.low != entry.high for entry in space.entries)
+    levels = f"levels 0..{space.top:g}" if spread else "one level each"
+    return f"{len(space)} operations, {levels}; {space.source.partition(';')[0]}"
