@@ -4,42 +4,9 @@ Each is available in its natural length, one reference training, and filled: the
 one longer training, which is what a method that searches has to beat.
 """
 
-from abc import abstractmethod
-from typing import Any, ClassVar, Literal
-
 from bench.augment.policy import Chain, Identity, Policy
-from bench.method import Fitted, Method, MethodConfig
-from bench.train.loops import fit
-from bench.train.session import Session
+from bench.method import FixedPolicy
 from bench.train.task import Task, cutout, standard
-
-
-class LengthConfig(MethodConfig):
-    """Options of a fixed policy.
-
-    Attributes:
-        length: `natural` trains for one reference training, `filled` for the whole budget.
-    """
-
-    length: Literal["natural", "filled"] = "natural"
-
-
-class FixedPolicy(Method):
-    """Trains once under a policy that never changes."""
-
-    Config: ClassVar[type[MethodConfig]] = LengthConfig
-
-    @abstractmethod
-    def policy(self, task: Task) -> Policy:
-        """The policy for a task, the standard augmentation included where it is wanted."""
-
-    def run(self, session: Session) -> Fitted:
-        """One training."""
-        learner, policy = session.learner(), self.policy(session.task)
-        config: Any = self.config
-        natural = session.task.recipe.steps if config.length == "natural" else None
-        fit(session, learner, policy, steps=natural)
-        return Fitted(learner, policy)
 
 
 class NoAugmentation(FixedPolicy):

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.augment.policy import Policy
 from bench.train.learner import Learner
+from bench.train.loops import fit
+from bench.train.losses import Loss, cross_entropy
 from bench.train.session import Session
 from bench.train.task import Task
 
@@ -73,6 +75,10 @@ class Method(ABC):
         """Smallest faithful budget in RT; below it the row is labelled "scaled"."""
         return 0.0
 
+    def policy(self, task: Task) -> Policy | None:
+        """The policy that training starts from, for `augbench preview`; None if there is none."""
+        return None
+
     @abstractmethod
     def run(self, session: Session) -> Fitted:
         """Trains within the session's budget and returns the final weights.
@@ -80,3 +86,40 @@ class Method(ABC):
         Raises:
             BudgetExhausted: Never out of here: loops run inside `session.slice`.
         """
+
+
+class LengthConfig(MethodConfig):
+    """Options of a fixed policy.
+
+    Attributes:
+        length: `natural` trains for one reference training, `filled` for the whole budget.
+    """
+
+    length: Literal["natural", "filled"] = "natural"
+
+
+class FixedPolicy(Method):
+    """Trains once under a policy that never changes."""
+
+    Config = LengthConfig
+
+    @abstractmethod
+    def policy(self, task: Task) -> Policy:
+        """The policy for a task, the standard augmentation included where it is wanted."""
+
+    def loss(self, task: Task) -> Loss:
+        """What is minimised; a policy that gives views needs a loss that uses them."""
+        return cross_entropy
+
+    def deviations(self, task: Task) -> tuple[str, ...]:
+        """Every difference from the paper, in words."""
+        return ()
+
+    def run(self, session: Session) -> Fitted:
+        """One training."""
+        task, learner = session.task, session.learner()
+        policy = self.policy(task)
+        config: Any = self.config
+        natural = task.recipe.steps if config.length == "natural" else None
+        fit(session, learner, policy, steps=natural, loss=self.loss(task))
+        return Fitted(learner, policy, self.deviations(task))

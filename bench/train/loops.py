@@ -10,6 +10,7 @@ import torch
 
 from bench.augment.policy import Batch, Policy
 from bench.train.learner import Learner
+from bench.train.losses import Loss, cross_entropy
 from bench.train.session import Session
 
 
@@ -23,7 +24,12 @@ def augment(
 
 
 def training_step(
-    session: Session, learner: Learner, policy: Policy, batches: Iterator[Batch], progress: float
+    session: Session,
+    learner: Learner,
+    policy: Policy,
+    batches: Iterator[Batch],
+    progress: float,
+    loss: Loss = cross_entropy,
 ) -> torch.Tensor:
     """One optimiser step on one augmented batch.
 
@@ -33,16 +39,17 @@ def training_step(
         policy: Augments.
         batches: Gives the images.
         progress: Step / planned steps, for the learning rate.
+        loss: What is minimised.
 
     Returns:
         The batch's mean loss, detached, on the device.
     """
     batch = augment(session, policy, next(batches))
     with session.metered("train"):
-        loss = learner.loss(batch.images, batch.targets)
-        learner.descend(loss, progress)
+        value = loss(learner, batch)
+        learner.descend(value, progress)
     session.tally(steps=1, images_seen=len(batch))
-    return loss.detach()
+    return value.detach()
 
 
 def fit(
@@ -51,6 +58,7 @@ def fit(
     policy: Policy,
     steps: int | None = None,
     milestones: bool = True,
+    loss: Loss = cross_entropy,
 ) -> int:
     """Trains a learner under a fixed policy with the task's recipe.
 
@@ -61,19 +69,23 @@ def fit(
         steps: Optimiser steps; as many as fit into what remains by default, and at most.
         milestones: Whether these are the run's own weights, for the anytime curve, rather than a
             trial's.
+        loss: What is minimised, e.g. `consistency()` with a policy that gives views.
 
     Returns:
         The number of steps planned.
     """
     batches = session.batches("train")
-    price = session.price("train", lambda: training_step(session, learner, policy, batches, 0.0))
+
+    def one(progress: float) -> torch.Tensor:
+        return training_step(session, learner, policy, batches, progress, loss)
+
+    price = session.price("train", lambda: one(0.0))
     affordable = session.afford(price)
     wanted = affordable if steps is None else min(steps, affordable)
     planned = session.plan(train=wanted)["train"]
     with session.slice(1.0):
         for step in range(planned):
-            loss = training_step(session, learner, policy, batches, step / planned)
-            session.log(train_loss=loss)
+            session.log(train_loss=one(step / planned))
             if milestones:
                 session.progress(learner, (step + 1) / planned)
     return planned

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from bench.augment.policy import Policy
+from bench.augment.engine import Fill
+from bench.augment.policy import Chain, Policy
 from bench.augment.standard import CropFlip, Cutout
 from bench.data.arrays import Arrays
 from bench.train.recipe import Recipe
@@ -73,3 +74,16 @@ def cutout(task: Task, share: float = 0.5) -> Policy:
     """Cutout with a square of this share of the image's side, filled with the training mean."""
     fill = tuple(round(255 * value) for value in task.mean)
     return Cutout(round(share * task.size), (task.size, task.size), fill)
+
+
+def fill(task: Task) -> Fill:
+    """Black outside warped images, the training mean in Cutout squares of a policy's own."""
+    return Fill(hole=tuple(round(255 * value) for value in task.mean))
+
+
+def around(task: Task, policy: Policy, square: bool = True) -> Policy:
+    """A policy on the raw images, then the standard augmentation, then Cutout if wanted.
+
+    Every method that learns or fixes a policy over operations uses this one order.
+    """
+    return Chain(policy, standard(task), *([cutout(task)] if square else []))

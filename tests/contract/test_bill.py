@@ -1,6 +1,7 @@
 """The bill against one counter around the whole run, for every kind of work the methods do."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from bench.augment.policy import Batch, Identity
 from bench.check import Trial
 from bench.method import Fitted, Method
 from bench.train.learner import Learner
+from bench.train.losses import consistency
 from bench.train.session import Session
 from bench.train.task import standard
 
@@ -69,6 +71,13 @@ def head_only(session: Session, learner: Learner, batch: Batch) -> None:
             features = features @ torch.ones(64, 64) / 64
 
 
+def with_views(session: Session, learner: Learner, batch: Batch) -> None:
+    """AugMix's step: a view more or less would be another price, so the key says how many."""
+    both = replace(batch, views=(batch.images.float(), batch.images.flip(-1).float()))
+    with session.metered("views", views=2):
+        learner.descend(consistency()(learner, both), 0.5)
+
+
 def method_of(steps: list[Step], repeats: int = 12) -> type[Method]:
     class Loop(Method):
         name = "loop"
@@ -97,7 +106,7 @@ def method_of(steps: list[Step], repeats: int = 12) -> type[Method]:
 
 @pytest.mark.parametrize(
     "step",
-    [plain, hessian_vector, forward_over_reverse, stacked, head_only],
+    [plain, hessian_vector, forward_over_reverse, stacked, head_only, with_views],
     ids=lambda s: s.__name__,
 )
 def test_bill_equals_count(run_small: Callable[..., Trial], step: Step) -> None:
