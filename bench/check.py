@@ -22,6 +22,7 @@ from bench.train.prepare import Prepared, prepare
 from bench.train.recipe import Recipe
 
 BILL_TOLERANCE = 0.01
+BUDGETS = 2.0, 4.0  # RT; a method whose faithful budget is larger is checked scaled down
 NETWORK = "small-cnn"
 RECIPE = Recipe(steps=60, batch_size=32, lr=0.05)
 DISTORT = "imbalance=10,noise=0.1"
@@ -66,7 +67,7 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
     """
     selected = select(plugins, text)
     method, prepared = selected.make(), small_task()
-    config = small_config(selected, max(2.0, method.minimum(prepared.task)))
+    config = small_config(selected, _budget(method.minimum(prepared.task)))
     if reason := method.skip(prepared.task, config.budget):
         return [Finding("runs", False, f"it skips the small task: {reason}")]
     first = trial(selected, prepared, config)
@@ -90,6 +91,11 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
         placebo = "placebo" in type(selected.config).model_fields
         findings.append(Finding("placebo", placebo, "a learned method has the option placebo"))
     return findings
+
+
+def _budget(minimum: float) -> float:
+    least, most = BUDGETS
+    return min(max(least, minimum), most)
 
 
 def _bill(first: Trial, prepared: Prepared) -> list[Finding]:

@@ -148,6 +148,67 @@ def leaderboard(
 
 @app.command()
 @one_sentence
+def preview(
+    what: Annotated[str, typer.Argument(help="A method, or a run: a record's path or hash.")],
+    data: Annotated[
+        str | None, typer.Option(help="Images to show [default: digits, or the run's].")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Image side in pixels.")] = None,
+    rows: Annotated[int, typer.Option(min=1, max=32, help="How many images.")] = 4,
+    draws: Annotated[int, typer.Option(min=1, max=16, help="How many draws of each.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Of images and draws.")] = 0,
+    output: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("preview.png"),
+    root: Annotated[
+        Path | None, typer.Option(help="Where data sets lie [env AUGBENCH_DATA, else data/].")
+    ] = None,
+    results: Results = Path("results"),
+    plugin: Plugins = None,
+) -> None:
+    """Draws a picture: images before and after a method's policy, with what was done to them."""
+    from bench import preview
+    from bench.data.sources import load
+    from bench.plugins import select
+    from bench.record import find_record, is_run
+
+    def source(own: str, side: int | None) -> Any:
+        return load(data or own, root=root, size=size or side)
+
+    known = plugins(plugin)
+    if is_run(what) and what not in known:
+        subject = preview.of_run(find_record(results, what), source)
+    else:
+        subject = preview.of_method(select(known, what), source("digits", None))
+    image = preview.picture(preview.cells(subject, rows, draws, seed), subject.title)
+    preview.save(image, output)
+    typer.echo(f"wrote {output}")
+
+
+policy_app = typer.Typer(no_args_is_help=True, help="Learned and fixed policies of finished runs.")
+app.add_typer(policy_app, name="policy")
+
+
+@policy_app.command("export")
+@one_sentence
+def export(
+    run: Annotated[str, typer.Argument(help="A record's path, or the first letters of its hash.")],
+    output: Annotated[Path, typer.Option(help="The JSON to write.")] = Path("policy.json"),
+    results: Results = Path("results"),
+) -> None:
+    """Writes a run's policy as JSON, which `bench.augment.export.load` turns into a transform."""
+    from bench.augment.export import rebuild, save
+    from bench.errors import ConfigError
+    from bench.record import find_record
+
+    record = find_record(results, run)
+    if record.policy is None:
+        raise ConfigError(f"run {record.hash}: it failed and left no policy")
+    rebuild(record.policy)
+    save(record.policy, output, {"method": record.method.spec, "run": record.hash})
+    typer.echo(f'wrote {output}; use: bench.augment.export.load("{output}")')
+
+
+@app.command()
+@one_sentence
 def new(
     name: Annotated[str, typer.Argument(help="The method's name, e.g. my-method.")],
     folder: Annotated[Path, typer.Option(help="Where to put the file.")] = Path("methods"),
@@ -168,8 +229,11 @@ def check(
     plugin: Plugins = None,
 ) -> None:
     """Checks that a method keeps the rules: determinism, bill, budget, data wall, RNG hygiene."""
+    import torch
+
     from bench.check import conformance
 
+    torch.set_num_threads(1)  # as in a run; small tasks only get slower with more
     findings = conformance(method, plugins(plugin))
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.detail}")
@@ -180,14 +244,14 @@ def check(
 @app.command("list")
 @one_sentence
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, tasks, suites, networks or data.")],
+    what: Annotated[str, typer.Argument(help="methods, tasks, suites, spaces, networks or data.")],
     plugin: Plugins = None,
 ) -> None:
     """Lists what there is."""
     from bench.catalogue import catalogue
     from bench.errors import ConfigError
 
-    kinds = ("methods", "tasks", "suites", "networks", "data")
+    kinds = ("methods", "tasks", "suites", "spaces", "networks", "data")
     if what not in kinds:
         raise ConfigError(f"list {what!r}: there are {', '.join(kinds)}")
     entries = catalogue(what, plugins(plugin) if what == "methods" else {})

@@ -6,6 +6,7 @@ renamed, so a reader finds either the whole record or none.
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -258,3 +259,26 @@ def read_records(results: Path, suite: str) -> list[Record]:
     if not paths:
         raise RecordError(f"no records in {folder}: run `augbench run --suite {suite}` first")
     return [read_record(path) for path in paths]
+
+
+def is_run(name: str) -> bool:
+    """Whether a text looks like a record's path or the beginning of its hash."""
+    return name.endswith(".json") or re.fullmatch("[0-9a-f]{4,}", name) is not None
+
+
+def find_record(results: Path, name: str) -> Record:
+    """A record by its path, or by the first letters of its hash anywhere below `results`.
+
+    Raises:
+        RecordError: If there is none, or more than one hash begins so.
+    """
+    path = Path(name)
+    if path.suffix == ".json":
+        return read_record(path)
+    found = sorted(results.glob(f"*/runs/{name}*.json")) if is_run(name) else []
+    if len({path.name for path in found}) != 1:
+        many = (
+            f"{len(found)} records begin so" if found else f"no record below {results} begins so"
+        )
+        raise RecordError(f"run {name!r}: {many}; give a record's path or more of its hash")
+    return read_record(found[0])

@@ -137,5 +137,5 @@ def _colours(fill: Fill, channels: int) -> NDArray[np.uint8]:
     """(2, 4): outside, hole; per channel."""
     out = np.zeros((2, 4), np.uint8)
     for row, colour in enumerate((fill.outside, fill.hole)):
-        out[row, :channels] = colour
+        out[row, :channels] = colour if len(colour) == channels else colour[0]
     return out

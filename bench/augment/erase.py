@@ -52,5 +52,5 @@ def fill_boxes(images: Tensor, box: NDArray[np.integer[Any]], fill: Sequence[int
     rows = ((y >= top) & (y <= bottom)).view(-1, 1, height, 1)
     colour = torch.tensor(list(fill)[:channels], dtype=torch.uint8).view(1, -1, 1, 1)
     hole = (rows & columns).view(torch.uint8).neg_()  # 0 or 255
-    kept = images & ~hole
-    return kept.bitwise_or_(hole & colour.to(images.device, non_blocking=True))
+    out: Tensor = images & ~hole
+    return out.bitwise_or_(hole & colour.to(images.device, non_blocking=True))

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL.Image import Image
+
+from bench.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,13 @@ class Batch:
     """A batch of images on the device.
 
     Attributes:
-        images: (B, C, H, W) uint8.
-        targets: (B,) int64 classes, or (B, K) float probabilities where images are mixed.
+        images: (B, C, H, W) uint8; after mixup float32 with values 0..255, which only a learner
+            or another mixing policy takes.
+        targets: (B,) int64 classes; (B, K) float32 shares of them after a mixing policy.
         index: (B,) int64 on the host: rows of the training set.
-        views: Further augmentations of the same images, each like `images`.
+        views: Further augmentations of the same images with the same targets, each shaped like
+            `images`, float32 with values 0..255 from AugMix.  Policies after the one that adds
+            them leave them as they are; a loss must use them.
     """
 
     images: torch.Tensor
@@ -52,6 +58,16 @@ class Policy(ABC):
     def log_prob(self, draw: Any) -> torch.Tensor:
         """Log-probability of each image's draw, (B,) float."""
 
+    def transform(self, image: Image, draw: Any, row: int) -> Image:
+        """What `apply` does to number `row` of a batch, done to one Pillow image, bit for bit.
+
+        For exported policies in an ordinary data loader; image by image, and so slow.
+
+        Raises:
+            ConfigError: If the policy needs more than one image.
+        """
+        raise ConfigError(f"a policy of {type(self).__name__} cannot work on one image alone")
+
     @abstractmethod
     def explain(self, draw: Any, row: int) -> list[str]:
         """In words, what a draw does to image number `row` of its batch; for pictures."""
@@ -71,6 +87,10 @@ class Identity(Policy):
     def apply(self, batch: Batch, draw: int) -> Batch:
         """The batch itself."""
         return batch
+
+    def transform(self, image: Image, draw: int, row: int) -> Image:
+        """The image itself."""
+        return image
 
     def log_prob(self, draw: int) -> torch.Tensor:
         """Zeros: it is certain."""
@@ -100,6 +120,12 @@ class Chain(Policy):
         for policy, part in zip(self.policies, draw, strict=True):
             batch = policy.apply(batch, part)
         return batch
+
+    def transform(self, image: Image, draw: tuple[Any, ...], row: int) -> Image:
+        """Applies them in order."""
+        for policy, part in zip(self.policies, draw, strict=True):
+            image = policy.transform(image, part, row)
+        return image
 
     def log_prob(self, draw: tuple[Any, ...]) -> torch.Tensor:
         """The sum over the policies, which draw independently."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import ImageOps
+from PIL.Image import Image
 
 from bench.augment import engine
 from bench.augment.engine import Fill
@@ -51,6 +53,13 @@ class CropFlip(Policy):
         moves = crop_coefficients(draw.top, draw.left, draw.flip, self.pad, frame)
         return replace(batch, images=engine.warp(batch.images, moves))
 
+    def transform(self, image: Image, draw: CropFlipDraw, row: int) -> Image:
+        """Pads, crops and flips one image."""
+        padded = ImageOps.expand(image, self.pad)
+        left, top = int(draw.left[row]), int(draw.top[row])
+        out = padded.crop((left, top, left + image.width, top + image.height))
+        return ImageOps.mirror(out) if draw.flip[row] else out
+
     def log_prob(self, draw: CropFlipDraw) -> torch.Tensor:
         """The same for every draw: uniform over (2·pad + 1)² offsets and, if it flips, 2 sides."""
         value = -2 * math.log(2 * self.pad + 1) - (math.log(2) if self.flip else 0.0)
@@ -59,7 +68,7 @@ class CropFlip(Policy):
     def explain(self, draw: CropFlipDraw, row: int) -> list[str]:
         """Offsets from the centre, and the flip."""
         down, right = int(draw.top[row]) - self.pad, int(draw.left[row]) - self.pad
-        return [f"crop {right:+d},{down:+d}", *(["flip-lr"] if draw.flip[row] else [])]
+        return [f"crop {right:+d},{down:+d}" + (" flip" if draw.flip[row] else "")]
 
     def describe(self) -> dict[str, Any]:
         """Name, padding and whether it flips."""
@@ -107,6 +116,16 @@ class Cutout(Policy):
         boxes = np.stack([column - half, column + half - 1, row - half, row + half - 1])
         return replace(batch, images=engine.erase_boxes(batch.images, boxes, self.colours))
 
+    def transform(self, image: Image, draw: CutoutDraw, row: int) -> Image:
+        """Fills the square of one image."""
+        half, out = self.side // 2, image.copy()
+        left, top = int(draw.column[row]) - half, int(draw.row[row]) - half
+        out.paste(
+            self.fill if len(self.fill) > 1 else self.fill[0],
+            (left, top, left + 2 * half, top + 2 * half),
+        )
+        return out
+
     def log_prob(self, draw: CutoutDraw) -> torch.Tensor:
         """The same for every draw: uniform over the pixels."""
         return torch.full((len(draw.row),), -math.log(math.prod(self.shape)))
@@ -116,5 +135,6 @@ class Cutout(Policy):
         return [f"cutout {int(draw.column[row])},{int(draw.row[row])}"]
 
     def describe(self) -> dict[str, Any]:
-        """Name, side and fill."""
-        return {"policy": "cutout", "side": self.side, "fill": list(self.fill)}
+        """Name, side, the images' shape and fill."""
+        shape, fill = list(self.shape), list(self.fill)
+        return {"policy": "cutout", "side": self.side, "shape": shape, "fill": fill}

@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
+from bench.augment import pillow
 from bench.augment.engine import BLACK, Fill, execute
 from bench.augment.policy import Batch, Policy
 from bench.augment.space import Draw, Space
@@ -33,6 +35,11 @@ class TablePolicy(Policy):
         """Carries the draw out, bit for bit as Pillow would."""
         program = self.space.program(draw, batch.images.shape[-1])
         return replace(batch, images=execute(batch.images, program, self.fill))
+
+    def transform(self, image: Image, draw: Draw, row: int) -> Image:
+        """Carries one row of the draw out with Pillow's own operations."""
+        program = self.space.program(draw, image.width)
+        return pillow.execute(image, program, row, self.fill)
 
     def explain(self, draw: Draw, row: int) -> list[str]:
         """The operations done to one image, in order, with their levels."""

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from bench.augment.export import load
 from bench.cli import app
+from bench.preview import GAP, MARGIN, TILE
 from tests.integration.conftest import Command
 
 MISTAKES = {
@@ -64,7 +66,7 @@ def test_help_answers_without_torch(augbench: Command) -> None:
     began = time.monotonic()
     done = augbench("--help")
     assert done.returncode == 0
-    for command in ("run", "new", "check", "list", "leaderboard"):
+    for command in ("run", "preview", "policy", "new", "check", "list", "leaderboard"):
         assert command in done.stdout
     assert time.monotonic() - began < 5  # a hang, not a speed: benchmarks/ measures speed
 
@@ -75,6 +77,7 @@ LISTS = {
     "suites": "quick",
     "networks": "wrn-D-K",
     "data": "folder:PATH",
+    "spaces": "wide-long",
 }
 
 
@@ -85,10 +88,50 @@ def test_lists(what: str, entry: str) -> None:
     assert entry in done.stdout
 
 
+def test_preview_and_export_as_a_user_would(augbench: Command, tmp_path: Path) -> None:
+    options = ["--data", "digits", "--steps", "5", "--budget", "1rt", "--seeds", "1"]
+    done = augbench("run", *options, "-m", "randaugment[n=1]")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "results/digits/runs").glob("*.json")
+
+    drawn = augbench("preview", "trivialaugment", "--rows", "2", "--output", "start.png")
+    assert drawn.returncode == 0, drawn.stderr
+    learned = augbench("preview", path.stem[:8], "--draws", "3", "--output", "end.png")
+    assert learned.returncode == 0, learned.stderr
+    for name, columns in (("start.png", 7), ("end.png", 4)):
+        with Image.open(tmp_path / name) as image:
+            assert columns == (image.width - 2 * MARGIN + GAP) / (TILE + GAP)
+
+    exported = augbench("policy", "export", path.stem, "--output", "policy.json")
+    assert exported.returncode == 0, exported.stderr
+    transform = load(tmp_path / "policy.json")
+    image = Image.effect_noise((8, 8), 60)
+    assert transform(image).size == (8, 8)
+    assert transform.policy.describe() == json.loads(path.read_text())["policy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["preview", "nonesuch"], "'nonesuch'"),
+        (["preview", "deadbeef"], "'deadbeef'"),
+        (["preview", "standard", "--data", "nowhere"], "'nowhere'"),
+        (["policy", "export", "deadbeef"], "'deadbeef'"),
+        (["policy", "export", "absent.json"], "absent.json"),
+        (["list", "planets"], "spaces"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(arguments: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_dry_run_projects_and_writes_nothing(augbench: Command, tmp_path: Path) -> None:
     done = augbench("run", "--suite", "quick", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "36 runs, 0 of them finished" in done.stdout
+    assert "48 runs, 0 of them finished" in done.stdout
     assert "projected time on this machine: at most" in done.stdout
     assert not (tmp_path / "results").exists()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.config import load_suite
 from bench.record import read_records
 from bench.report import console, leaderboard
 
@@ -22,7 +23,9 @@ def block(suite: str) -> list[str]:
 
 def expected(suite: str) -> list[str]:
     """The table that the committed records give."""
-    (board,) = leaderboard.build(read_records(ROOT / "results", suite), suite=suite)
+    (board,) = leaderboard.build(
+        read_records(ROOT / "results", suite), suite=suite, reference=load_suite(suite).reference
+    )
     headers, rows = console.rows(board)
     keep = [headers.index(name) for name in COLUMNS]
     lines = [[headers[i] for i in keep], ["---"] * len(keep)]
@@ -43,7 +46,7 @@ def test_committed_leaderboards_are_the_records(suite: str, tmp_path: Path) -> N
     folder = tmp_path / suite
     folder.mkdir()
     (folder / "runs").symlink_to(ROOT / "results" / suite / "runs")
-    _, paths = leaderboard.write(tmp_path, suite)
+    _, paths = leaderboard.write(tmp_path, suite, reference=load_suite(suite).reference)
     for path in paths:
         assert path.read_bytes() == (ROOT / "results" / suite / path.name).read_bytes()
 

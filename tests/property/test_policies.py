@@ -165,7 +165,7 @@ def test_a_chain_adds_log_probabilities_and_describes_its_parts() -> None:
         "policy": "chain",
         "of": [
             {"policy": "crop-flip", "pad": 2, "flip": True},
-            {"policy": "cutout", "side": 2, "fill": [1, 2, 3]},
+            {"policy": "cutout", "side": 2, "shape": [6, 5], "fill": [1, 2, 3]},
             {"policy": "identity"},
         ],
     }

@@ -1,0 +1,154 @@
+"""Exported policies: for the same draw, the transform gives the engine's pixels, bit for bit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from bench.augment import spaces
+from bench.augment.autoaugment import autoaugment
+from bench.augment.choice import randaugment, trivialaugment, uniformaugment
+from bench.augment.engine import Fill
+from bench.augment.export import BUILDERS, PolicyTransform, load, rebuild, save
+from bench.augment.learnable import Categorical, Gated, OpsAndLevels, PerPoint, pairs
+from bench.augment.mixing import Mixup
+from bench.augment.policy import Batch, Chain, Identity, Policy
+from bench.augment.spaces import space
+from bench.augment.standard import CropFlip, Cutout
+from bench.errors import ConfigError
+from bench.rng import generator
+
+FILL = Fill(outside=(7,), hole=(125, 123, 114))
+IMAGES = 64
+
+
+def inner() -> dict[str, Policy]:
+    """One policy of every kind that works on single images."""
+    wide, ohl = space("wide-long"), space("ohl")
+    return {
+        "identity": Identity(),
+        "crop-flip": CropFlip(4, flip=True),
+        "cutout": Cutout(15, (32, 32), FILL.hole),
+        "randaugment": randaugment(space("randaugment"), 3, 14, FILL),
+        "uniformaugment": uniformaugment(space("uniformaugment"), FILL),
+        "uniformaugment gar": uniformaugment(wide, FILL, gar=True),
+        "trivialaugment": trivialaugment(space("trivialaugment-wide"), FILL),
+        "autoaugment": autoaugment("svhn", FILL),
+        "categorical": Categorical(ohl, FILL, elements=pairs(ohl), weigh="sigmoid"),
+        "ops-and-levels": OpsAndLevels(wide, FILL),
+        "gated": Gated(space("pba"), FILL, probabilities=0.0, magnitudes=0.0),
+        "per-point": PerPoint(space("autodo-affine"), FILL, points=IMAGES),
+    }
+
+
+POLICIES = inner()
+
+
+def noise(channels: int = 3) -> torch.Tensor:
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (IMAGES, channels, 32, 32), dtype=np.uint8)
+    return torch.from_numpy(pixels)
+
+
+def test_every_kind_of_policy_that_can_be_rebuilt_is_tested() -> None:
+    kinds = {policy.describe()["policy"] for policy in POLICIES.values()}
+    assert kinds | {"chain", "mixup", "cutmix", "augmix"} == set(BUILDERS)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transform_equals_the_engine(name: str, channels: int, tmp_path: Path) -> None:
+    original = Chain(POLICIES[name], CropFlip(2, flip=True))
+    if channels == 1 and name == "cutout":
+        original = Chain(Cutout(15, (32, 32), (99,)))
+    save(original.describe(), tmp_path / "policy.json", {"method": name})
+    policy = load(tmp_path / "policy.json").policy
+    images, index = noise(channels), torch.arange(IMAGES)
+    draw = original.sample(index, generator("export", name))
+    batch = Batch(images, torch.zeros(IMAGES, dtype=torch.int64), index)
+    made = original.apply(batch, draw).images
+    assert name == "identity" or (made != images).any()
+    for row in range(IMAGES):
+        pixels = images[row].permute(1, 2, 0).squeeze(2).numpy()
+        out = np.array(policy.transform(Image.fromarray(pixels), draw, row))
+        expected = made[row].permute(1, 2, 0).squeeze(2).numpy()
+        np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_rebuilt_policy_draws_and_describes_alike(name: str) -> None:
+    original = POLICIES[name]
+    copy = rebuild(json.loads(json.dumps(original.describe())))
+    assert copy.describe() == original.describe()
+    index = torch.arange(IMAGES)
+    first = original.sample(index, generator("again"))
+    second = copy.sample(index, generator("again"))
+    assert repr(first) == repr(second)
+
+
+class Pictures(Dataset[torch.Tensor]):
+    """Pillow images under a transform, as torchvision's data sets hold them."""
+
+    def __init__(self, transform: PolicyTransform) -> None:
+        self.images = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in noise()]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(self.transform(self.images[row])))
+
+
+def test_it_works_in_a_data_loader_with_workers() -> None:
+    transform = PolicyTransform(POLICIES["randaugment"])
+    loaded = []
+    for _ in range(2):
+        loader = DataLoader(
+            Pictures(transform), 16, num_workers=2, generator=torch.Generator().manual_seed(1)
+        )
+        loaded.append(torch.cat(list(loader)))
+    assert loaded[0].shape == (IMAGES, 32, 32, 3)
+    assert torch.equal(loaded[0], loaded[1])  # the loader's seed decides
+    assert (loaded[0] != noise().permute(0, 2, 3, 1)).any()
+
+
+def test_a_policy_that_mixes_images_is_refused() -> None:
+    policy = Chain(CropFlip(4, flip=True), Mixup(1.0, 10))
+    with pytest.raises(ConfigError, match="cannot work on one image alone"):
+        PolicyTransform(policy)(Image.new("RGB", (32, 32)))
+
+
+def test_other_modes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="mode 'RGBA'"):
+        PolicyTransform(Identity())(Image.new("RGBA", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "is no policy file"),
+        ('{"augbench_policy": 2}', "is no policy file"),
+        ('{"augbench_policy": 1, "policy": {"policy": "x"}}', "policy 'x' cannot be rebuilt"),
+        ('{"augbench_policy": 1, "policy": {"policy": "cutout"}}', "lacks 'shape'"),
+        ('{"augbench_policy": 1, "policy": {"policy": "uniform", "space": "randaugment", '
+         '"fill": {"outside": [0], "hole": [0]}, "ops": 0}}', "ops=0"),
+        ('{"augbench_policy": 1, "policy": {"policy": "uniform", "space": "x", "fill": {}}}',
+         "space 'x'"),
+        ('{"augbench_policy": 1}', "lacks 'policy'"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_one_sentence(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load(path)
+
+
+def test_the_spaces_are_all_known_by_name() -> None:
+    assert all(space(name).name == name for name in spaces.SPACES)
