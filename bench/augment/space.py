@@ -18,6 +18,9 @@ from bench.augment.engine import Program
 from bench.augment.operations import IDENTITY, INDEX, OPERATIONS
 
 Tensor = torch.Tensor
+# Translations are whole multiples of 1/GRID pixel.  Pillow adds 1.0 from pixel to pixel, which
+# rounds along the way where a coordinate is a hair's breadth below a whole number.
+GRID = float(1 << 20)
 Whole = Literal["", "truncated", "rounded"]
 
 
@@ -127,7 +130,8 @@ class Space:
         value = low[op] + (high[op] - low[op]) * level / self.top
         value = value * scale[op]
         value = torch.where(cut[op], value.trunc(), value)
-        return torch.where(near[op], value.round(), value)
+        value = torch.where(near[op], value.round(), value)
+        return torch.where(self._shifts[op], (value * GRID).round() / GRID, value)
 
     def program(self, draw: Draw, side: int) -> Program:
         """The engine's program of a draw, for images of a side in pixels."""
@@ -140,6 +144,11 @@ class Space:
     def index(self, label: str) -> int:
         """The row of this label."""
         return [entry.label for entry in self.entries].index(label)
+
+    @cached_property
+    def _shifts(self) -> Tensor:
+        names = [entry.operation for entry in self.entries]
+        return torch.tensor([name in ("translate-x", "translate-y") for name in names])
 
     def _columns(self, side: int) -> tuple[Tensor, ...]:
         entries = self.entries
