@@ -23,7 +23,8 @@ GPU_PYTHON ?= python3
 gpu-check:
 	$(GPU_PYTHON) -c "import torch; assert torch.cuda.is_available(), 'no CUDA device'"
 	PYTHONPATH=. $(GPU_PYTHON) -m pytest -m gpu --slow -p no:cacheprovider \
-		tests/gpu tests/unit/test_data_arrays.py
+		tests/gpu tests/unit/test_data_arrays.py tests/property/test_mixing.py
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/augmentation.py --device cuda
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/harness_overhead.py
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/bill.py
 

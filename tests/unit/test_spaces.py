@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from bench.augment.operations import INDEX, OPERATIONS
-from bench.augment.space import Space
+from bench.augment.space import GRID, Space
 from bench.augment.spaces import SPACES, space
 from bench.catalogue import catalogue
 from bench.errors import ConfigError
+from bench.rng import generator
 
 Formula = Callable[[float], float]
 ENHANCERS = ("color", "contrast", "brightness", "sharpness")
@@ -112,7 +113,7 @@ def test_the_elements_of_ohl() -> None:
     }
     assert {entry.label for entry in found.entries} == set(expected)
     for label, value in expected.items():
-        assert magnitudes(found, label, [0, 0.3, 1]) == pytest.approx([value] * 3, abs=1e-15)
+        assert magnitudes(found, label, [0, 0.3, 1]) == pytest.approx([value] * 3, abs=1e-6)
 
 
 def test_pba_has_hbas_ranges() -> None:
@@ -196,3 +197,14 @@ def test_the_catalogue_lists_spaces() -> None:
     assert list(listed) == list(SPACES)
     assert listed["ohl"].startswith("36 operations, ")
     assert "levels 0..30" in listed["randaugment"]
+
+
+@pytest.mark.parametrize("name", ["randaugment", "uniformaugment", "ohl"])
+def test_translations_lie_on_a_grid_where_pillows_sums_are_exact(name: str) -> None:
+    found = space(name)
+    rows = [i for i, entry in enumerate(found.entries) if entry.operation == "translate-x"]
+    op = torch.tensor(rows).repeat_interleave(1000)
+    level = found.top * torch.rand(len(op), generator=generator("grid"), dtype=torch.float64)
+    magnitude = found.magnitude(op, level, 33)
+    assert torch.equal(magnitude * GRID, (magnitude * GRID).round())
+    assert torch.equal(magnitude + 1.0 - 1.0, magnitude)
