@@ -4,9 +4,9 @@ All work on raw images, before the standard augmentation and Cutout; they differ
 operations an image gets, from which table, and how strong.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.augment.autoaugment import autoaugment
 from bench.augment.choice import randaugment, trivialaugment, uniformaugment
@@ -31,7 +31,7 @@ class RandAugmentConfig(PolicyConfig):
 
     Attributes:
         n: Operations an image.
-        m: Level of all of them, 0..30.
+        m: Level of all of them, 0..30 over the space's ranges.
         space: Their table.
     """
 
@@ -44,7 +44,8 @@ class RandAugment(FixedPolicy):
     """N operations drawn uniformly, all at level M.
 
     Source: Cubuk et al., "RandAugment: Practical Automated Data Augmentation with a Reduced Search
-    Space", 2020; N = 2 and M = 9 as for ResNet-50 there.  `randaugment-grid` searches for them.
+    Space", 2020; N = 2 and M = 9 as for ResNet-50 there, which its text puts on a scale of 30 and
+    its released code on one of 10.  `randaugment-grid` searches for them.
     """
 
     name = "randaugment"
@@ -55,6 +56,12 @@ class RandAugment(FixedPolicy):
         config = self.config
         policy = randaugment(space(config.space), config.n, config.m, fill(task))
         return around(task, policy, config.cutout)
+
+    def deviations(self, task: Task) -> tuple[str, ...]:
+        """Numbers that were never tuned for the task."""
+        given = {"n", "m"} & self.config.model_fields_set
+        text = "N = 2 and M = 9 of 30 are the paper's for ResNet-50 on ImageNet, not tuned here"
+        return () if given else (text,)
 
 
 class UniformAugmentConfig(PolicyConfig):
@@ -67,6 +74,12 @@ class UniformAugmentConfig(PolicyConfig):
 
     kind: Literal["original", "gar"] = "original"
     space: Literal["randaugment", "wide-long"] = "randaugment"
+
+    @model_validator(mode="after")
+    def _one_table(self) -> Self:
+        if self.kind == "original" and "space" in self.model_fields_set:
+            raise ValueError("the original has a table of its own; space goes with kind=gar")
+        return self
 
 
 class UniformAugment(FixedPolicy):
@@ -85,6 +98,12 @@ class UniformAugment(FixedPolicy):
         gar = config.kind == "gar"
         table = space(config.space if gar else "uniformaugment")
         return around(task, uniformaugment(table, fill(task), gar), config.cutout)
+
+    def deviations(self, task: Task) -> tuple[str, ...]:
+        """What the original's table is taken from."""
+        if self.config.kind == "gar":
+            return ()
+        return ("the table is that of GAR's library, 16 operations with the identity among them",)
 
 
 class TrivialAugmentConfig(PolicyConfig):
@@ -143,4 +162,5 @@ class AutoAugment(FixedPolicy):
         return (
             f"the policy was searched on {self.config.found} with full-size data; that search, "
             "thousands of GPU hours, is not on the bill",
+            "magnitudes are torchvision's, whose enhancers weaken as often as they strengthen",
         )
