@@ -31,7 +31,7 @@ class RandAugmentConfig(PolicyConfig):
 
     Attributes:
         n: Operations an image.
-        m: Level of all of them, 0..30.
+        m: Level of all of them, 0..30 over the space's ranges.
         space: Their table.
     """
 
@@ -44,7 +44,8 @@ class RandAugment(FixedPolicy):
     """N operations drawn uniformly, all at level M.
 
     Source: Cubuk et al., "RandAugment: Practical Automated Data Augmentation with a Reduced Search
-    Space", 2020; N = 2 and M = 9 as for ResNet-50 there.  `randaugment-grid` searches for them.
+    Space", 2020; N = 2 and M = 9 as for ResNet-50 there, which its text puts on a scale of 30 and
+    its released code on one of 10.  `randaugment-grid` searches for them.
     """
 
     name = "randaugment"
@@ -56,17 +57,25 @@ class RandAugment(FixedPolicy):
         policy = randaugment(space(config.space), config.n, config.m, fill(task))
         return around(task, policy, config.cutout)
 
+    def deviations(self, task: Task) -> tuple[str, ...]:
+        """Numbers that were never tuned for the task."""
+        given = {"n", "m"} & self.config.model_fields_set
+        text = "N = 2 and M = 9 of 30 are the paper's for ResNet-50 on ImageNet, not tuned here"
+        return () if given else (text,)
+
+
+TABLES = {"original": "uniformaugment", "gar": "randaugment", "gar-wide": "wide-long"}
+
 
 class UniformAugmentConfig(PolicyConfig):
     """Options of UniformAugment.
 
     Attributes:
-        kind: `original`, or `gar`, GAR's version: two distinct operations at whole levels.
-        space: The table of GAR's version; the original has its own.
+        kind: `original`; or GAR's version, two distinct operations at whole levels, from
+            RandAugment's table (`gar`) or WideLong (`gar-wide`).
     """
 
-    kind: Literal["original", "gar"] = "original"
-    space: Literal["randaugment", "wide-long"] = "randaugment"
+    kind: Literal["original", "gar", "gar-wide"] = "original"
 
 
 class UniformAugment(FixedPolicy):
@@ -81,10 +90,15 @@ class UniformAugment(FixedPolicy):
 
     def policy(self, task: Task) -> Policy:
         """UniformAugment, crop, flip, Cutout."""
-        config = self.config
-        gar = config.kind == "gar"
-        table = space(config.space if gar else "uniformaugment")
-        return around(task, uniformaugment(table, fill(task), gar), config.cutout)
+        kind = self.config.kind
+        policy = uniformaugment(space(TABLES[kind]), fill(task), gar=kind != "original")
+        return around(task, policy, self.config.cutout)
+
+    def deviations(self, task: Task) -> tuple[str, ...]:
+        """What the original's table is taken from."""
+        if self.config.kind != "original":
+            return ()
+        return ("the table is that of GAR's library, 16 operations with the identity among them",)
 
 
 class TrivialAugmentConfig(PolicyConfig):
@@ -143,4 +157,5 @@ class AutoAugment(FixedPolicy):
         return (
             f"the policy was searched on {self.config.found} with full-size data; that search, "
             "thousands of GPU hours, is not on the bill",
+            "magnitudes are torchvision's, whose enhancers weaken as often as they strengthen",
         )

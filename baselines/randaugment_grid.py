@@ -46,9 +46,9 @@ class RandAugmentGrid(Method):
     Config: ClassVar[type[MethodConfig]] = GridConfig
 
     def minimum(self, task: Task) -> float:
-        """A whole training for each trial and one in the end."""
-        trials = self.config.most * self.config.levels
-        return trials / self.config.search if trials > 1 else 1.0
+        """A whole training for each trial and one in the end, validations aside."""
+        trials, search = self.config.most * self.config.levels, self.config.search
+        return max(trials / search, 1 / (1 - search))
 
     def run(self, session: Session) -> Fitted:
         """Trials, choice, final training."""
