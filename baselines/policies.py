@@ -4,9 +4,9 @@ All work on raw images, before the standard augmentation and Cutout; they differ
 operations an image gets, from which table, and how strong.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bench.augment.autoaugment import autoaugment
 from bench.augment.choice import randaugment, trivialaugment, uniformaugment
@@ -64,22 +64,18 @@ class RandAugment(FixedPolicy):
         return () if given else (text,)
 
 
+TABLES = {"original": "uniformaugment", "gar": "randaugment", "gar-wide": "wide-long"}
+
+
 class UniformAugmentConfig(PolicyConfig):
     """Options of UniformAugment.
 
     Attributes:
-        kind: `original`, or `gar`, GAR's version: two distinct operations at whole levels.
-        space: The table of GAR's version; the original has its own.
+        kind: `original`; or GAR's version, two distinct operations at whole levels, from
+            RandAugment's table (`gar`) or WideLong (`gar-wide`).
     """
 
-    kind: Literal["original", "gar"] = "original"
-    space: Literal["randaugment", "wide-long"] = "randaugment"
-
-    @model_validator(mode="after")
-    def _one_table(self) -> Self:
-        if self.kind == "original" and "space" in self.model_fields_set:
-            raise ValueError("the original has a table of its own; space goes with kind=gar")
-        return self
+    kind: Literal["original", "gar", "gar-wide"] = "original"
 
 
 class UniformAugment(FixedPolicy):
@@ -94,14 +90,13 @@ class UniformAugment(FixedPolicy):
 
     def policy(self, task: Task) -> Policy:
         """UniformAugment, crop, flip, Cutout."""
-        config = self.config
-        gar = config.kind == "gar"
-        table = space(config.space if gar else "uniformaugment")
-        return around(task, uniformaugment(table, fill(task), gar), config.cutout)
+        kind = self.config.kind
+        policy = uniformaugment(space(TABLES[kind]), fill(task), gar=kind != "original")
+        return around(task, policy, self.config.cutout)
 
     def deviations(self, task: Task) -> tuple[str, ...]:
         """What the original's table is taken from."""
-        if self.config.kind == "gar":
+        if self.config.kind != "original":
             return ()
         return ("the table is that of GAR's library, 16 operations with the identity among them",)
 

@@ -1,6 +1,8 @@
 """What `augbench list` shows: names with a line of explanation each."""
 
 import inspect
+import json
+from typing import Any
 
 from bench import networks
 from bench.augment.space import Space
@@ -44,12 +46,17 @@ def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
 
 def _method(plugin: Plugin) -> tuple[str, str]:
     options = ",".join(
-        name if field.is_required() else f"{name}={field.default}"
+        name if field.is_required() else f"{name}={_shown(field.default)}"
         for name, field in plugin.method.Config.model_fields.items()
     )
     line = (inspect.getdoc(plugin.method) or "").partition("\n")[0]
     name = plugin.method.name
     return (f"{name}[{options}]" if options else name), line
+
+
+def _shown(value: Any) -> str:
+    """A default as a specification takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _space(space: Space) -> str:

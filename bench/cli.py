@@ -195,14 +195,14 @@ def export(
     results: Results = Path("results"),
 ) -> None:
     """Writes a run's policy as JSON, which `bench.augment.export.load` turns into a transform."""
-    from bench.augment.export import rebuild, save
+    from bench.augment.export import PolicyTransform, rebuild, save
     from bench.errors import ConfigError
     from bench.record import find_record
 
     record = find_record(results, run)
     if record.policy is None:
         raise ConfigError(f"run {record.hash}: it failed and left no policy")
-    rebuild(record.policy)
+    PolicyTransform(rebuild(record.policy))  # or it says why not
     save(record.policy, output, {"method": record.method.spec, "run": record.hash})
     typer.echo(f'wrote {output}; use: bench.augment.export.load("{output}")')
 

@@ -170,8 +170,10 @@ def validated(model: type[Model], content: dict[str, Any], what: str) -> Model:
         elif first["type"] == "missing":
             message = "is required"
         else:
-            message = f"{first['input']!r}: {first['msg']}"
-        raise ConfigError(f"{what}: {place}: {message}") from error
+            said = first["msg"].removeprefix("Value error, ")
+            message = said if place == "it" else f"{first['input']!r}: {said}"
+        where = "" if place == "it" else f"{place}: "
+        raise ConfigError(f"{what}: {where}{message}") from error
 
 
 def _options(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.augment.export import rebuild
 from bench.augment.policy import Batch, Policy
+from bench.config import TaskConfig
 from bench.data.arrays import Arrays
 from bench.data.sources import Source
 from bench.errors import ConfigError
@@ -57,10 +58,19 @@ def of_run(record: Record, load: Loader) -> Subject:
     """
     if record.policy is None or record.task is None:
         raise ConfigError(f"run {record.hash}: it failed and left no policy")
-    task = record.config["task"]
-    source = load(task["data"], task["size"])
+    config = TaskConfig.model_validate(record.config["task"], strict=False)
+    source = load(config.data, config.size)
+    prepared = prepare(
+        source,
+        distort=config.distort,
+        network=config.network,
+        recipe=config.recipe,
+        seed=record.seed,
+        device=torch.device("cpu"),
+        val_fraction=config.val_fraction,
+    )
     title = f"{record.method.spec} after training on {record.task.name}, seed {record.seed}"
-    return Subject(rebuild(record.policy), source.train, source.classes, title)
+    return Subject(rebuild(record.policy), prepared.task.train, source.classes, title)
 
 
 def of_method(selected: Selected, source: Source) -> Subject:

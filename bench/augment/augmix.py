@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from bench.augment import spaces
+from bench.augment.choice import parts
 from bench.augment.engine import BLACK, Fill
 from bench.augment.mixing import beta, beta_log_density
 from bench.augment.policy import Batch, Policy
@@ -112,6 +112,8 @@ class AugMix(Policy):
     pixels is the same as mixing normalised ones.  Deviation: nearest resampling, not bilinear.
     """
 
+    single = False
+
     def __init__(
         self,
         space: Space,
@@ -196,11 +198,10 @@ class AugMix(Policy):
         """The policy that gave this description.
 
         Raises:
-            ConfigError: If there is no space of its name.
+            ConfigError: If there is no space of its name, or its table has changed.
         """
-        numbers = {name: value for name, value in description.items() if name != "policy"}
-        fill = {name: tuple(colour) for name, colour in numbers.pop("fill").items()}
-        return cls(spaces.space(numbers.pop("space")), fill=Fill(**fill), **numbers)
+        space, fill, numbers = parts(description)
+        return cls(space, fill=fill, **numbers)
 
 
 def dirichlet(alpha: float, uniform: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from bench.augment import spaces
 from bench.augment.engine import BLACK, Fill
 from bench.augment.space import Draw, Space
 from bench.augment.table import TablePolicy
+from bench.errors import ConfigError
 
 Tensor = torch.Tensor
 Levels = Literal["continuous", "discrete"] | float
@@ -50,6 +51,20 @@ def distinct(uniform: Tensor, many: int) -> Tensor:
     return urn[:, : uniform.shape[1]].contiguous()
 
 
+def parts(description: dict[str, Any]) -> tuple[Space, Fill, dict[str, Any]]:
+    """Space, colours and numbers of a policy's description.
+
+    Raises:
+        ConfigError: If there is no space of its name, or its table has changed.
+    """
+    numbers = {name: value for name, value in description.items() if name != "policy"}
+    fill = {name: tuple(colour) for name, colour in numbers.pop("fill").items()}
+    space, table = spaces.space(numbers.pop("space")), numbers.pop("table")
+    if space.digest != table:
+        raise ConfigError(f"space {space.name!r} has another table than the policy was made for")
+    return space, Fill(**fill), numbers
+
+
 class Described(TablePolicy):
     """A policy that its description rebuilds.
 
@@ -71,11 +86,10 @@ class Described(TablePolicy):
         """The policy that gave this description.
 
         Raises:
-            ConfigError: If there is no space of its name.
+            ConfigError: If there is no space of its name, or its table has changed.
         """
-        numbers = {name: value for name, value in description.items() if name != "policy"}
-        fill = {name: tuple(colour) for name, colour in numbers.pop("fill").items()}
-        return cls(spaces.space(numbers.pop("space")), Fill(**fill), **numbers)
+        space, fill, numbers = parts(description)
+        return cls(space, fill, **numbers)
 
     def _signs(self, draw: Draw) -> Tensor:
         """Log-probabilities of the signs, (B, L) float64."""
@@ -120,6 +134,8 @@ class Uniform(Described):
             raise ValueError(f"ops={ops}: the space has {len(space)} operations")
         if not 0 <= keep <= 1:
             raise ValueError(f"keep={keep} is not a probability")
+        if isinstance(levels, str) and levels not in ("continuous", "discrete"):
+            raise ValueError(f"levels={levels!r}: continuous, discrete or a number are allowed")
         if not (0 < self.most <= space.top and 0 <= fixed <= space.top):
             raise ValueError(f"levels={levels}, most={most}: levels go from 0 to {space.top:g}")
 

@@ -7,6 +7,7 @@ bits.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,21 @@ from numpy.typing import NDArray
 
 from bench.augment import erase, geometry, native, tensors
 from bench.augment.geometry import Frame
-from bench.augment.operations import FAMILY, HAS_MAGNITUDE, IDENTITY, INDEX, NAMES, Family
+from bench.augment.operations import (
+    FAMILY,
+    HAS_MAGNITUDE,
+    IDENTITY,
+    INDEX,
+    LEAST,
+    MOST,
+    NAMES,
+    OPERATIONS,
+    Family,
+)
 
 Tensor = torch.Tensor
 CUTOUT = INDEX["cutout"]
+LONGEST = 32767  # pixels; beyond it Pillow warps in another way
 
 
 @dataclass(frozen=True)
@@ -29,11 +41,24 @@ class Program:
         magnitude: (B, L) float64, signed, in the operation's unit; without meaning where it has
             none.
         place: (B, L, 2) float64 in [0, 1): x and y of Cutout's centre as shares of the image.
+
+    Raises:
+        ValueError: If shapes or types are others.
     """
 
     operation: Tensor
     magnitude: Tensor
     place: Tensor
+
+    def __post_init__(self) -> None:
+        shape = self.operation.shape
+        wanted = ((self.operation, torch.int64, shape), (self.magnitude, torch.float64, shape))
+        for part, dtype, size in (*wanted, (self.place, torch.float64, (*shape, 2))):
+            if part.dtype != dtype or part.shape != size or len(shape) != 2:
+                raise ValueError(
+                    f"{tuple(part.shape)} {part.dtype} is no part of a program: operations and "
+                    "magnitudes are (B, L) int64 and float64, places (B, L, 2) float64"
+                )
 
     def __len__(self) -> int:
         return len(self.operation)
@@ -62,11 +87,13 @@ def execute(images: Tensor, program: Program, fill: Fill = BLACK) -> Tensor:
         (B, C, H, W) uint8, bit for bit what Pillow gives (see `operations`).
 
     Raises:
-        ValueError: If these are no such images, or the program is of another length.
+        ValueError: If these are no such images, the program is of another length, or an operation
+            or a magnitude is none of the catalogue's.
     """
     _check(images, len(program))
     magnitude = program.magnitude.numpy()
     operation = program.operation.numpy()
+    _check_program(operation, magnitude)
     nothing = HAS_MAGNITUDE[operation] & (magnitude == 0)
     operation = np.where(nothing, IDENTITY, operation)
     frame = Frame(*images.shape[-2:])
@@ -77,7 +104,8 @@ def execute(images: Tensor, program: Program, fill: Fill = BLACK) -> Tensor:
 
 def warp(images: Tensor, coefficients: NDArray[np.int64], fill: Fill = BLACK) -> Tensor:
     """Applies one ready-made warp (6, B) to each image; the rest is as in `execute`."""
-    return _one(images, "rotate", coefficients, fill)
+    narrow = _narrow(coefficients, Frame(*images.shape[-2:])) if len(images) else coefficients
+    return _one(images, "rotate", narrow, fill)
 
 
 def erase_boxes(images: Tensor, boxes: NDArray[np.int64], fill: Fill = BLACK) -> Tensor:
@@ -85,7 +113,7 @@ def erase_boxes(images: Tensor, boxes: NDArray[np.int64], fill: Fill = BLACK) ->
     return _one(images, "cutout", boxes, fill)
 
 
-def _one(images: Tensor, name: str, numbers: NDArray[np.int64], fill: Fill) -> Tensor:
+def _one(images: Tensor, name: str, numbers: NDArray[np.integer[Any]], fill: Fill) -> Tensor:
     _check(images, numbers.shape[1])
     operation = np.full((len(images), 1), INDEX[name])
     whole = np.zeros((len(images), 1, 6), np.int32)
@@ -107,10 +135,27 @@ def _run(
     return run(images, operation, magnitude, whole, colours)
 
 
+def _check_program(operation: NDArray[np.int64], magnitude: NDArray[np.float64]) -> None:
+    known = (operation >= 0) & (operation < len(OPERATIONS))
+    if not known.all():
+        raise ValueError(f"operation {operation[~known][0]}: they go from 0 to {len(OPERATIONS)}")
+    inside = (magnitude >= LEAST[operation]) & (magnitude <= MOST[operation])
+    outside = ~inside & HAS_MAGNITUDE[operation]  # so that NaN is outside too
+    if outside.any():
+        one = OPERATIONS[operation[outside][0]]
+        raise ValueError(
+            f"{one.name} with magnitude {magnitude[outside][0]}: {one.low:g} to {one.high:g} "
+            f"{one.unit} are allowed"
+        )
+
+
 def _check(images: Tensor, programs: int) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         shape = tuple(images.shape)
         raise ValueError(f"{shape} {images.dtype} is no (B, 1 or 3, H, W) uint8 batch of images")
+    if not (0 < images.shape[2] <= LONGEST and 0 < images.shape[3] <= LONGEST):
+        size = tuple(images.shape[2:])
+        raise ValueError(f"images of {size} pixels: sides of 1 to {LONGEST} are allowed")
     if len(images) != programs:
         raise ValueError(f"{programs} programs for {len(images)} images")
 
@@ -126,11 +171,24 @@ def _whole_numbers(
     warps = FAMILY[operation] == Family.GEOMETRY
     if warps.any():
         names = NAMES[operation[warps]]
-        out[warps] = geometry.coefficients(names, magnitude[warps], frame).T
+        out[warps] = _narrow(geometry.coefficients(names, magnitude[warps], frame), frame).T
     squares = operation == CUTOUT
     if squares.any():
         out[squares, :4] = erase.boxes(magnitude[squares], place[squares], frame).T
     return out
+
+
+def _narrow(warp: NDArray[np.int64], frame: Frame) -> NDArray[np.int32]:
+    """Coefficients (6, B) as int32, if no coordinate of an image can overflow in 16.16."""
+    far = np.abs(warp)
+    x = far[0] * frame.width + far[1] * frame.height + far[2]
+    y = far[3] * frame.width + far[4] * frame.height + far[5]
+    if max(x.max(), y.max()) >= 1 << 31:
+        raise ValueError(
+            f"a warp this strong of images of {frame.height}×{frame.width} pixels leaves the "
+            "range of 16.16 fixed-point coordinates"
+        )
+    return warp.astype(np.int32)
 
 
 def _colours(fill: Fill, channels: int) -> NDArray[np.uint8]:

@@ -19,8 +19,9 @@ from PIL.Image import Image
 
 from bench.augment.augmix import AugMix
 from bench.augment.choice import SubPolicies, Uniform
-from bench.augment.learnable import Categorical, Gated, OpsAndLevels, PerPoint
+from bench.augment.learnable import Categorical, Gated, OpsAndLevels
 from bench.augment.mixing import CutMix, Mixup
+from bench.augment.per_point import PerPoint
 from bench.augment.policy import Chain, Identity, Policy
 from bench.augment.standard import CropFlip, Cutout
 from bench.errors import ConfigError
@@ -36,13 +37,21 @@ class PolicyTransform(torch.nn.Module):
 
     Args:
         policy: A policy that works on single images.
+
+    Raises:
+        ConfigError: If it mixes images or makes several of one.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
+        if not policy.single:
+            raise ConfigError(
+                "this policy mixes images or makes several views of each, which no transform of "
+                "one image can do"
+            )
         self.policy = policy
 
-    def forward(self, image: Image, index: int = 0) -> Image:
+    def forward(self, image: Image, index: int | None = None) -> Image:
         """The augmented image.
 
         Args:
@@ -50,11 +59,15 @@ class PolicyTransform(torch.nn.Module):
             index: The image's row in the training set, for policies with parameters per image.
 
         Raises:
-            ConfigError: If the image has another mode, or the policy needs more than one image.
+            ConfigError: If the image has another mode, or its row is needed and missing.
         """
+        if index is None and self.policy.indexed:
+            raise ConfigError(
+                "this policy has parameters for each training image: call it with the image's row"
+            )
         if image.mode not in MODES:
             raise ConfigError(f"an image of mode {image.mode!r}: convert it to one of {MODES}")
-        draw = self.policy.sample(torch.tensor([index]), torch.default_generator)
+        draw = self.policy.sample(torch.tensor([index or 0]), torch.default_generator)
         return self.policy.transform(image, draw, 0)
 
     def extra_repr(self) -> str:

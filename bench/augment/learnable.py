@@ -60,8 +60,18 @@ class Learnable(Described):
     learned: ClassVar[tuple[str, ...]]
 
     def parameters(self) -> list[Tensor]:
-        """The leaves, in the order of `learned`, for an optimiser."""
+        """The leaves, in the order of `learned`; ask them for gradients with `requires_grad_`."""
         return [getattr(self, name) for name in self.learned]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters by name, for `session.keep`."""
+        return {name: getattr(self, name).detach().clone() for name in self.learned}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Puts the parameters back, in place."""
+        with torch.no_grad():
+            for name in self.learned:
+                getattr(self, name).copy_(state[name])
 
     def numbers(self) -> dict[str, Any]:
         """The parameters."""
@@ -102,6 +112,8 @@ class Categorical(Learnable):
         level: float = 0.0,
     ) -> None:
         super().__init__(space, fill)
+        if weigh not in ("softmax", "sigmoid"):
+            raise ValueError(f"weigh={weigh!r}: softmax and sigmoid are allowed")
         self.elements = torch.as_tensor(elements, dtype=torch.int64)
         self.weigh, self.level = weigh, level
         self.logits = parameter(logits, len(self.elements))
@@ -181,6 +193,8 @@ class OpsAndLevels(Learnable):
         levels: Values = 0.0,
     ) -> None:
         super().__init__(space, fill)
+        if not 1 <= longest <= len(space) or space.top < 2:
+            raise ValueError(f"longest={longest}, levels 0..{space.top:g} for {len(space)} rows")
         self.longest = longest
         self.counts = parameter(counts, longest)
         self.keeps = parameter(keeps, len(space))
@@ -268,6 +282,8 @@ class Gated(Learnable):
         magnitudes: Values = 0.0,
     ) -> None:
         super().__init__(space, fill)
+        if min(limits) < 0 or not math.isclose(sum(limits), 1, abs_tol=1e-9):
+            raise ValueError(f"limits={limits} are no probabilities of 0, 1, ... operations")
         self.copies, self.limits = copies, tuple(limits)
         self.rows = torch.arange(len(space)).repeat(copies)
         self.probabilities = parameter(probabilities, len(self.rows))
@@ -315,80 +331,3 @@ class Gated(Learnable):
     def numbers(self) -> dict[str, Any]:
         """Copies, limits and parameters."""
         return {"copies": self.copies, "limits": list(self.limits)} | super().numbers()
-
-
-@dataclass(frozen=True)
-class Located(Draw):
-    """A draw that knows its images.
-
-    Attributes:
-        index: (B,) int64, rows of the training set.
-    """
-
-    index: Tensor
-
-
-class PerPoint(Learnable):
-    """Every training image has a probability and a strength for each operation, done in order.
-
-    The gate of row a opens for image i with the probability σ(gates[i, a]); the level is
-    ε · σ(magnitudes[i, a]) · top with a standard normal ε, so it may be negative or beyond top.
-
-    Args:
-        space: The table; draws no signs, as levels have them.
-        fill: Colours.
-        points: Images in the training set; with 1 all share one row.
-        gates: (points, A) logits, or one value for all.
-        magnitudes: (points, A) logits, or one value for all.
-
-    Raises:
-        ValueError: If the space draws signs.
-
-    Source: AutoDO, section 4 and its code (the standard deviation is σ(logit), not its root).
-    """
-
-    kind = "per-point"
-    learned = ("gates", "magnitudes")
-
-    def __init__(
-        self,
-        space: Space,
-        fill: Fill = BLACK,
-        *,
-        points: int,
-        gates: Values = 0.0,
-        magnitudes: Values = 0.0,
-    ) -> None:
-        super().__init__(space, fill)
-        if space.has_sign.any():
-            raise ValueError(f"space {space.name!r} draws signs; levels have them here")
-        self.points = points
-        self.gates = parameter(gates, points, len(space))
-        self.magnitudes = parameter(magnitudes, points, len(space))
-
-    @torch.no_grad()
-    def sample(self, index: Tensor, rng: torch.Generator) -> Located:
-        """Always the same number of random values an image."""
-        gates, spread = self._of(index)
-        gate = dice(rng, *gates.shape) < gates.sigmoid()
-        level = torch.randn(gates.shape, generator=rng, dtype=torch.float64) * spread
-        op = torch.arange(len(self.space)).expand(gates.shape)
-        place = dice(rng, *gates.shape, 2)
-        return Located(op, level, gate, torch.zeros_like(gate), place, index)
-
-    def log_prob(self, draw: Located) -> Tensor:
-        """Log-density of gates and levels, (B,) float64."""
-        gates, spread = self._of(draw.index)
-        score = draw.level / spread
-        density = -(score.square() + math.log(2 * math.pi)) / 2 - spread.log()
-        counts = draw.gate & self.space.has_magnitude[draw.op]
-        return (coin(draw.gate, gates) + torch.where(counts, density, 0.0)).sum(1)
-
-    def numbers(self) -> dict[str, Any]:
-        """The number of images and their parameters."""
-        return {"points": self.points} | super().numbers()
-
-    def _of(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the gates and standard deviations of the levels, (B, A)."""
-        row = index if self.points > 1 else torch.zeros_like(index)
-        return self.gates[row], self.magnitudes[row].sigmoid() * self.space.top

@@ -75,6 +75,7 @@ class Mixing(Policy):
     """
 
     name: ClassVar[str]
+    single = False
 
     def __init__(
         self, alpha: float, classes: int, probability: float = 1.0, per: Per = "batch"

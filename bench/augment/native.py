@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -24,17 +25,21 @@ from bench.errors import ConfigError
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
-LEAST_PER_THREAD = 64  # images
-SWITCH = "AUGBENCH_ENGINE"  # `tensors` turns the compiled engine off
+LEAST_PER_THREAD = 1 << 17  # bytes: less is done before a thread has woken
+SWITCH = "AUGBENCH_ENGINE"
+ENGINES = ("native", "tensors")
 
 
 def available() -> bool:
     """Whether the compiled engine can be used; compiles it at the first call.
 
     Raises:
-        ConfigError: If there is a compiler that does not compile it.
+        ConfigError: If there is a compiler that does not compile it, or the switch is misspelt.
     """
-    return os.environ.get(SWITCH) != "tensors" and _library() is not None
+    wanted = os.environ.get(SWITCH, ENGINES[0])
+    if wanted not in ENGINES:
+        raise ConfigError(f"{SWITCH}={wanted!r}: {' and '.join(ENGINES)} are allowed")
+    return wanted == "native" and _library() is not None
 
 
 def engine_name() -> str:
@@ -49,7 +54,7 @@ def run(
     whole: NDArray[np.int32],
     colours: NDArray[np.uint8],
 ) -> torch.Tensor:
-    """Carries out programs on the calling thread and, for large batches, torch's other threads.
+    """Carries out programs, large batches with as many threads as torch may use.
 
     Args:
         images: (B, C, H, W) uint8 on the host.
@@ -67,7 +72,15 @@ def run(
     images = images.contiguous()
     out = torch.empty_like(images)
     count, channels, height, width = images.shape
-    arrays = [np.ascontiguousarray(a) for a in (operation, magnitude, whole, colours)]
+    arrays = [
+        np.ascontiguousarray(array, dtype)
+        for array, dtype in (
+            (operation, np.int64),
+            (magnitude, np.float64),
+            (whole, np.int32),
+            (colours, np.uint8),
+        )
+    ]
     pointers = [array.ctypes.data for array in arrays]
 
     def part(first: int, last: int) -> int:
@@ -75,7 +88,7 @@ def run(
         failed: int = library.run(images.data_ptr(), out.data_ptr(), *shape, *pointers)
         return failed
 
-    threads = max(1, min(torch.get_num_threads(), count // LEAST_PER_THREAD))
+    threads = max(1, min(torch.get_num_threads(), images.numel() // LEAST_PER_THREAD))
     if threads == 1:
         failed = part(0, count)
     else:
@@ -91,33 +104,44 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="augment")
 
 
+# A forked process has no threads of the pool.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if not compiler or shutil.which(compiler[0]) is None:
         return None
     path = _folder() / f"native-{_key(compiler)}.so"
     if not path.exists():
         _compile(compiler, path)
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be loaded ({error}): mend it, or set {SWITCH}=tensors"
+        ) from error
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.run.argtypes = [pointer, pointer, size, size, *(number,) * 4, *(pointer,) * 4]
     library.run.restype = number
     return library
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     """Compiles beside the target and renames, so that two processes cannot meet half a file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".so")
     os.close(handle)
     try:
-        command = [compiler, *FLAGS, str(SOURCE), "-o", temporary, "-lm"]
+        command = [*compiler, *FLAGS, str(SOURCE), "-o", temporary, "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.replace(temporary, path)
     except subprocess.CalledProcessError as error:
         Path(temporary).unlink(missing_ok=True)
+        lines = error.stderr.strip().splitlines() or ["it says nothing"]
+        said = next((line for line in lines if "error" in line), lines[0])
         raise ConfigError(
-            f"{compiler} cannot compile {SOURCE.name} ({error.stderr.strip().splitlines()[-1:]}): "
+            f"{shlex.join(compiler)} cannot compile {SOURCE.name} ({said}): "
             f"mend it, or set {SWITCH}=tensors for the slower engine with the same results"
         ) from error
 
@@ -133,11 +157,11 @@ def _folder() -> Path:
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="augbench-"))
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: list[str]) -> str:
     """Whatever changes the library: source, flags, compiler, processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
     total = hashlib.sha256(SOURCE.read_bytes())
-    for part in (*FLAGS, version, platform.machine(), _processor()):
+    for part in (*compiler, *FLAGS, version, platform.machine(), _processor()):
         total.update(part.encode())
     return total.hexdigest()[:16]
 

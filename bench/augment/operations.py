@@ -101,3 +101,5 @@ IDENTITY = INDEX["identity"]
 NAMES = np.array([operation.name for operation in OPERATIONS])
 FAMILY = np.array([int(operation.family) for operation in OPERATIONS])
 HAS_MAGNITUDE = np.array([operation.unit is not None for operation in OPERATIONS])
+LEAST = np.array([operation.low for operation in OPERATIONS])
+MOST = np.array([operation.high for operation in OPERATIONS])

@@ -39,7 +39,15 @@ class Batch:
 
 
 class Policy(ABC):
-    """How to augment a batch.  `sample` is the only source of randomness."""
+    """How to augment a batch.  `sample` is the only source of randomness.
+
+    Attributes:
+        single: Whether it works on each image by itself, so that `transform` can.
+        indexed: Whether it depends on which image of the training set it is given.
+    """
+
+    single: bool = True
+    indexed: bool = False
 
     @abstractmethod
     def sample(self, index: torch.Tensor, rng: torch.Generator) -> Any:
@@ -64,9 +72,9 @@ class Policy(ABC):
         For exported policies in an ordinary data loader; image by image, and so slow.
 
         Raises:
-            ConfigError: If the policy needs more than one image.
+            ConfigError: If the policy has no such form, or the image is no such image.
         """
-        raise ConfigError(f"a policy of {type(self).__name__} cannot work on one image alone")
+        raise ConfigError(f"{type(self).__name__} has no form for one image alone")
 
     @abstractmethod
     def explain(self, draw: Any, row: int) -> list[str]:
@@ -110,6 +118,8 @@ class Chain(Policy):
 
     def __init__(self, first: Policy, *others: Policy) -> None:
         self.policies = (first, *others)
+        self.single = all(policy.single for policy in self.policies)
+        self.indexed = any(policy.indexed for policy in self.policies)
 
     def sample(self, index: torch.Tensor, rng: torch.Generator) -> tuple[Any, ...]:
         """One draw of each policy, in order."""

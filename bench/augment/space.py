@@ -5,6 +5,7 @@ into a program of operations and magnitudes for the engine.  So a paper's search
 a policy is a distribution over draws.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,8 +107,8 @@ class Space:
 
     @cached_property
     def has_magnitude(self) -> Tensor:
-        """Which rows have a magnitude, (K,) bool."""
-        return torch.tensor([OPERATIONS[i].unit is not None for i in self.operations])
+        """Which rows have a magnitude that the level changes, (K,) bool."""
+        return torch.tensor([entry.low != entry.high for entry in self.entries])
 
     @cached_property
     def has_sign(self) -> Tensor:
@@ -115,13 +116,15 @@ class Space:
         rows = zip(self.entries, self.operations, strict=True)
         return torch.tensor([self.signed and (e.signed or OPERATIONS[i].signed) for e, i in rows])
 
-    def magnitude(self, op: Tensor, level: Tensor, side: int) -> Tensor:
+    def magnitude(self, op: Tensor, level: Tensor, side: int, smooth: bool = False) -> Tensor:
         """Magnitudes of rows at levels, before the sign.
 
         Args:
             op: int64 rows of the table, any shape.
             level: float64, like `op`.
             side: The image's side in pixels.
+            smooth: Without cuts to whole numbers and to the grid of translations, which let no
+                gradient through; for the differentiable twins.
 
         Returns:
             float64, like `op`.
@@ -129,6 +132,8 @@ class Space:
         low, high, scale, cut, near = self._columns(side)
         value = low[op] + (high[op] - low[op]) * level / self.top
         value = value * scale[op]
+        if smooth:
+            return value
         value = torch.where(cut[op], value.trunc(), value)
         value = torch.where(near[op], value.round(), value)
         return torch.where(self._shifts[op], (value * GRID).round() / GRID, value)
@@ -142,8 +147,21 @@ class Space:
         return Program(torch.where(draw.gate, operation, IDENTITY), magnitude, draw.place)
 
     def index(self, label: str) -> int:
-        """The row of this label."""
-        return [entry.label for entry in self.entries].index(label)
+        """The row of this label.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        labels = [entry.label for entry in self.entries]
+        if label not in labels:
+            raise ValueError(f"operation {label!r}: {self.name} has {', '.join(labels)}")
+        return labels.index(label)
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when the table does."""
+        content = repr((self.entries, self.top, self.signed)).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
 
     @cached_property
     def _shifts(self) -> Tensor:

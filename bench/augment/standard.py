@@ -16,6 +16,7 @@ from bench.augment import engine
 from bench.augment.engine import Fill
 from bench.augment.geometry import Frame, crop_coefficients
 from bench.augment.policy import Batch, Policy
+from bench.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,17 @@ class Cutout(Policy):
         return replace(batch, images=engine.erase_boxes(batch.images, boxes, self.colours))
 
     def transform(self, image: Image, draw: CutoutDraw, row: int) -> Image:
-        """Fills the square of one image."""
+        """Fills the square of one image.
+
+        Raises:
+            ConfigError: If it has another size than the images that the policy was made for.
+        """
+        if (image.height, image.width) != tuple(self.shape):
+            height, width = self.shape
+            raise ConfigError(
+                f"an image of {image.width}×{image.height} pixels: this policy's Cutout is for "
+                f"{width}×{height}; resize it first"
+            )
         half, out = self.side // 2, image.copy()
         left, top = int(draw.column[row]) - half, int(draw.row[row]) - half
         out.paste(

@@ -11,6 +11,7 @@ from bench.augment import pillow
 from bench.augment.engine import BLACK, Fill, execute
 from bench.augment.policy import Batch, Policy
 from bench.augment.space import Draw, Space
+from bench.errors import ConfigError
 
 Tensor = torch.Tensor
 
@@ -38,20 +39,24 @@ class TablePolicy(Policy):
 
     def transform(self, image: Image, draw: Draw, row: int) -> Image:
         """Carries one row of the draw out with Pillow's own operations."""
+        if image.width != image.height:
+            raise ConfigError(
+                f"an image of {image.width}×{image.height} pixels: shares of a side need a square"
+            )
         program = self.space.program(draw, image.width)
         return pillow.execute(image, program, row, self.fill)
 
     def explain(self, draw: Draw, row: int) -> list[str]:
-        """The operations done to one image, in order, with their levels."""
+        """The operations done to one image, in order, with levels in percent of their range."""
         said = []
         for op, level, gate, sign in zip(
             draw.op[row], draw.level[row], draw.gate[row], draw.sign[row], strict=True
         ):
             entry = self.space.entries[op]
             text = entry.label
-            if self.space.has_magnitude[op] and entry.low != entry.high:
+            if self.space.has_magnitude[op]:
                 minus = "-" if sign and self.space.has_sign[op] else ""
-                text += f" {minus}{level:g}"
+                text += f" {minus}{100 * level / self.space.top:.0f} %"
             if gate:
                 said.append(text)
         return said
@@ -59,4 +64,4 @@ class TablePolicy(Policy):
     def describe(self) -> dict[str, Any]:
         """Name of the space and colours; subclasses add their numbers."""
         fill = {"outside": list(self.fill.outside), "hole": list(self.fill.hole)}
-        return {"space": self.space.name, "fill": fill}
+        return {"space": self.space.name, "table": self.space.digest, "fill": fill}

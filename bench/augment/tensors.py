@@ -28,7 +28,8 @@ def run(
     colours: NDArray[np.uint8],
 ) -> Tensor:
     """Carries out programs; the arguments are those of `native.run`, images on any device."""
-    step = max(1, CHUNK_BYTES[images.device.type] // max(1, images[:1].numel()))
+    chunk = CHUNK_BYTES.get(images.device.type, CHUNK_BYTES["cuda"])
+    step = max(1, chunk // max(1, images[:1].numel()))
     parts = []
     for first in range(0, len(images), step):
         rows = slice(first, first + step)

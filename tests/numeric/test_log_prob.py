@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from bench.augment.choice import Uniform, uniformaugment
-from bench.augment.learnable import (
-    Categorical,
-    Gated,
-    Learnable,
-    Located,
-    OpsAndLevels,
-    PerPoint,
-    pairs,
-)
+from bench.augment.learnable import Categorical, Gated, Learnable, OpsAndLevels, pairs
+from bench.augment.per_point import Located, PerPoint
 from bench.augment.space import Space
 from bench.augment.spaces import space
 from tests.numeric.small_policies import SMALL, discrete, effect, every_draw, learnable, numbers

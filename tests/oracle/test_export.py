@@ -14,8 +14,9 @@ from bench.augment.autoaugment import autoaugment
 from bench.augment.choice import randaugment, trivialaugment, uniformaugment
 from bench.augment.engine import Fill
 from bench.augment.export import BUILDERS, PolicyTransform, load, rebuild, save
-from bench.augment.learnable import Categorical, Gated, OpsAndLevels, PerPoint, pairs
+from bench.augment.learnable import Categorical, Gated, OpsAndLevels, pairs
 from bench.augment.mixing import Mixup
+from bench.augment.per_point import PerPoint
 from bench.augment.policy import Batch, Chain, Identity, Policy
 from bench.augment.spaces import space
 from bench.augment.standard import CropFlip, Cutout
@@ -119,8 +120,27 @@ def test_it_works_in_a_data_loader_with_workers() -> None:
 
 def test_a_policy_that_mixes_images_is_refused() -> None:
     policy = Chain(CropFlip(4, flip=True), Mixup(1.0, 10))
-    with pytest.raises(ConfigError, match="cannot work on one image alone"):
-        PolicyTransform(policy)(Image.new("RGB", (32, 32)))
+    with pytest.raises(ConfigError, match="mixes images"):
+        PolicyTransform(policy)
+
+
+def test_parameters_for_each_image_need_its_row() -> None:
+    transform, image = PolicyTransform(POLICIES["per-point"]), Image.new("RGB", (8, 8))
+    with pytest.raises(ConfigError, match="call it with the image's row"):
+        transform(image)
+    assert transform(image, 3).size == (8, 8)
+
+
+@pytest.mark.parametrize(("name", "size"), [("cutout", (64, 64)), ("randaugment", (8, 6))])
+def test_images_of_other_shapes_are_refused(name: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=f"{size[0]}×{size[1]} pixels"):
+        PolicyTransform(POLICIES[name])(Image.new("RGB", size))
+
+
+def test_a_table_that_has_changed_is_refused() -> None:
+    description = POLICIES["randaugment"].describe() | {"table": "0123456789abcdef"}
+    with pytest.raises(ConfigError, match="another table"):
+        rebuild(description)
 
 
 def test_other_modes_are_refused() -> None:
@@ -137,7 +157,7 @@ def test_other_modes_are_refused() -> None:
         ('{"augbench_policy": 1, "policy": {"policy": "x"}}', "policy 'x' cannot be rebuilt"),
         ('{"augbench_policy": 1, "policy": {"policy": "cutout"}}', "lacks 'shape'"),
         ('{"augbench_policy": 1, "policy": {"policy": "uniform", "space": "randaugment", '
-         '"fill": {"outside": [0], "hole": [0]}, "ops": 0}}', "ops=0"),
+         '"table": "TABLE", "fill": {"outside": [0], "hole": [0]}, "ops": 0}}', "ops=0"),
         ('{"augbench_policy": 1, "policy": {"policy": "uniform", "space": "x", "fill": {}}}',
          "space 'x'"),
         ('{"augbench_policy": 1}', "lacks 'policy'"),
@@ -145,7 +165,7 @@ def test_other_modes_are_refused() -> None:
 )  # fmt: skip
 def test_a_damaged_file_is_one_sentence(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
-    path.write_text(text)
+    path.write_text(text.replace("TABLE", space("randaugment").digest))
     with pytest.raises(ConfigError, match=said):
         load(path)
 

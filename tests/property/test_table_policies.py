@@ -19,7 +19,8 @@ from bench.augment.choice import (
     uniformaugment,
 )
 from bench.augment.engine import Fill
-from bench.augment.learnable import Categorical, Gated, Learnable, OpsAndLevels, PerPoint, pairs
+from bench.augment.learnable import Categorical, Gated, Learnable, OpsAndLevels, pairs
+from bench.augment.per_point import PerPoint
 from bench.augment.policy import Batch
 from bench.augment.space import Draw
 from bench.augment.spaces import SPACES, space

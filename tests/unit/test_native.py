@@ -1,4 +1,4 @@
-"""The compiled engine: built once, kept under its digest, left out where there is no compiler."""
+"""The compiled engine's library: processes, threads, a fork; `test_engine` has the rest."""
 
 import os
 import shutil
@@ -27,49 +27,6 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     native._library.cache_clear()
     yield tmp_path / "augbench"
     native._library.cache_clear()
-
-
-def test_the_numbers_in_c_are_the_catalogues() -> None:
-    source = native.SOURCE.read_text()
-    listed = source[source.index("enum {") + 6 : source.index("};")].replace("\n", "").split(",")
-    assert [name.strip() for name in listed] == [
-        operation.name.upper().replace("-", "_") for operation in OPERATIONS
-    ]
-
-
-@needs_compiler
-def test_it_is_compiled_once(fresh: Path) -> None:
-    assert native.available()
-    assert native.engine_name() == "native"
-    (library,) = fresh.iterdir()
-    built = library.stat().st_mtime_ns
-    native._library.cache_clear()
-    assert native.available()
-    assert [path.stat().st_mtime_ns for path in fresh.iterdir()] == [built]
-
-
-def test_without_a_compiler_tensors_do_it(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert not native.available()
-    assert native.engine_name() == "tensors"
-
-
-@needs_compiler
-def test_it_can_be_switched_off(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(native.SWITCH, "tensors")
-    assert native.engine_name() == "tensors"
-
-
-def test_a_compiler_that_fails_is_one_sentence(
-    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\necho this is broken >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CC", str(broken))
-    with pytest.raises(ConfigError, match=r"this is broken.*AUGBENCH_ENGINE=tensors"):
-        native.available()
-    assert list(fresh.iterdir()) == []
 
 
 @needs_compiler
@@ -109,3 +66,48 @@ def test_processes_that_compile_at_the_same_time_do_not_meet(tmp_path: Path) -> 
     running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
     assert len(list((tmp_path / "augbench").iterdir())) == 1
+
+
+@needs_compiler
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    code = """
+import os, signal, sys, torch
+from bench.augment import native
+from bench.augment.engine import Program, execute
+native.LEAST_PER_THREAD = 1
+torch.set_num_threads(3)
+images = torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2)
+program = Program(torch.full((4, 1), 8), torch.zeros(4, 1).double(), torch.zeros(4, 1, 2).double())
+expected = execute(images, program)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    os._exit(0 if torch.equal(execute(images, program), expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["tensor", "", "NATIVE"])
+def test_a_misspelt_switch_is_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.SWITCH, name)
+    with pytest.raises(ConfigError, match="native and tensors are allowed"):
+        native.available()
+
+
+@needs_compiler
+def test_a_compiler_with_options(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "cc -DNOTHING")
+    assert native.available()
+
+
+@needs_compiler
+def test_a_library_that_cannot_be_loaded_is_one_sentence(fresh: Path) -> None:
+    fresh.mkdir(parents=True)
+    compiler = ["cc"]
+    (fresh / f"native-{native._key(compiler)}.so").write_text("no library")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        native.available()
