@@ -11,14 +11,15 @@ import methods
 from bench import preview
 from bench.augment.augmix import AugMix
 from bench.augment.choice import randaugment
+from bench.augment.per_point import PerPoint
 from bench.augment.policy import Identity
 from bench.augment.spaces import space
 from bench.data.arrays import Arrays
 from bench.data.sources import load
 from bench.errors import ConfigError, RecordError
 from bench.plugins import discover, select
-from bench.preview import TILE, Subject, cells, of_method, picture
-from bench.record import find_record, is_run
+from bench.preview import TILE, Subject, cells, of_method, of_run, picture
+from bench.record import find_record, is_run, read_record
 from tests.conftest import ROOT
 
 
@@ -81,6 +82,19 @@ def test_of_a_method_before_training() -> None:
     shown = of_method(select(discover(folders), "randaugment[n=1]"), load("digits"))
     assert shown.title == "randaugment[n=1] on digits"
     assert shown.policy.describe()["of"][0]["ops"] == 1
+
+
+def test_of_a_run_whose_policy_has_parameters_for_each_image(tmp_path: Path) -> None:
+    """The picture shows images of the run's own training set, so that rows and images agree."""
+    results = ROOT / "results"
+    paths = sorted((results / "quick" / "runs").glob("*.json"))
+    record = next(found for path in paths if (found := read_record(path)).task.distort != "clean")
+    points = sum(record.task.train_counts)
+    policy = PerPoint(space("autodo-affine"), points=points)
+    learned = record.model_copy(update={"policy": policy.describe()})
+    shown = of_run(learned, lambda data, size: load(data, size=size))
+    assert len(shown.arrays) == points
+    assert len(cells(shown, rows=10, draws=3, seed=0)) == 10
 
 
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path: Path, arrays: Arrays) -> None:

@@ -199,6 +199,19 @@ def test_the_catalogue_lists_spaces() -> None:
     assert "levels 0..30" in listed["randaugment"]
 
 
+@pytest.mark.parametrize("name", SPACES)
+def test_smooth_magnitudes_let_the_gradient_through_and_the_cuts_are_near(name: str) -> None:
+    found = space(name)
+    op = torch.arange(len(found))
+    level = torch.full((len(found),), 0.37 * found.top, dtype=torch.float64, requires_grad=True)
+    smooth = found.magnitude(op, level, 32, smooth=True)
+    (gradient,) = torch.autograd.grad(smooth.sum(), level)
+    for entry, slope in zip(found.entries, gradient.tolist(), strict=True):
+        length = 32 if entry.side else 1
+        assert slope == pytest.approx((entry.high - entry.low) * length / found.top)
+    assert (smooth - found.magnitude(op, level, 32)).abs().max() < 1
+
+
 @pytest.mark.parametrize("name", ["randaugment", "uniformaugment", "ohl"])
 def test_translations_lie_on_a_grid_where_pillows_sums_are_exact(name: str) -> None:
     found = space(name)
