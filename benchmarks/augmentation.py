@@ -31,7 +31,6 @@ over torchvision's); at 224×224 `engine224_vs_raw_pillow*`, the best of the row
 import argparse
 import gc
 import importlib.metadata
-import inspect
 import math
 import os
 import platform
@@ -120,7 +119,7 @@ class Engine:
     Attributes:
         key: `eager` or `compiled`, as in the names of figures.
         label: As the table shows it.
-        switch: What the environment says for it; empty for the default.
+        switch: What `AUGBENCH_ENGINE` says for it.
         run: Carries out a program, once the switch is set.
     """
 
@@ -157,31 +156,10 @@ def engines(device: torch.device) -> tuple[list[Engine], list[str]]:
     found, missing = [Engine("eager", "eager tensors", "tensors")], []
     if device.type == "cpu":
         if native.available():
-            found.append(Engine("compiled", "compiled C", ""))
+            found.append(Engine("compiled", "compiled C", "native"))
         else:
             missing.append(f"compiled C: no C compiler (CC, or cc), or {native.SWITCH}=tensors")
-    if "compiled" not in inspect.signature(execute).parameters:
-        missing.append("torch.compile: bench.augment.engine.execute does not offer it")
-        return found, missing
-    engine = Engine("compiled", "torch.compile", "tensors", partial(execute, compiled=True))
-    engine.choose()
-    trial = torch.randint(256, (256, 3, 32, 32), dtype=torch.uint8).to(device)
-    reason = tried(lambda: augmented(engine.run, trial))
-    if reason is None:
-        found.append(engine)
-    else:
-        missing.append(f"torch.compile: {reason}")
     return found, missing
-
-
-def tried(work: Callable[[], object]) -> str | None:
-    """The first line of the error that it ends with; None if it works."""
-    try:
-        work()
-    except Exception as error:
-        text = str(error).strip() or type(error).__name__
-        return text.splitlines()[0]
-    return None
 
 
 def unequal(
