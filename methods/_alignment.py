@@ -1,0 +1,162 @@
+"""Per-example gradient alignment: r_i = ⟨∇ℓ_i(θ), g⟩ for a given g, without per-example gradients.
+
+For a layer that is linear in its parameters, y_i = f(x_i; W), the share of its weights in r_i is
+⟨∂ℓ_i/∂y_i, f(x_i; G)⟩: run the layer with g's slice G as its weights, multiply by the gradient of
+its output, sum over everything but the example.  A `Tape` keeps inputs and output gradients of an
+ordinary training step; `jvp` needs no tape but a second pass, `difference` two loss values.
+
+Under BatchNorm in training mode examples interact.  With M_ij the effect on ℓ_i of moving along g
+only the weights that example j uses, `jvp` and `difference` give the row sums, how ℓ_i changes;
+a tape gives the column sums, what everybody's loss owes to example i.
+
+Source: GAR (Müller et al.), section 5, Lemmas 2 and 3; for strides, padding, dilation, groups and
+norm layers the same identity, which the lemmas are cases of.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+from torch.func import jvp as push_forward
+
+from bench.errors import ConfigError
+
+Tensor = torch.Tensor
+Gradients = dict[nn.Parameter, Tensor]
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a layer: its input, and the gradient of the loss in its output."""
+
+    layer: nn.Module
+    x: Tensor
+    delta: Tensor | None = None
+
+
+class Tape:
+    """What a training step leaves behind: every call of a layer with parameters."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def products(self, gradients: Gradients, norms: bool = True) -> Tensor:
+        """⟨∇ℓ_i, g⟩ for each example of a step on the batch's mean loss.
+
+        Args:
+            gradients: g, by parameter.
+            norms: Whether scales and shifts of norm layers count.
+
+        Returns:
+            (B,) float.
+        """
+        parts = [
+            _inner(call, gradients)
+            for call in self.calls
+            if call.delta is not None and (norms or not isinstance(call.layer, NORMS))
+        ]
+        return torch.stack(parts).sum(0) * len(parts[0])  # the mean loss divided by B
+
+
+@contextmanager
+def recording(network: nn.Module) -> Iterator[Tape]:
+    """Records the calls of a network's layers, and the gradients when the backward pass comes.
+
+    Raises:
+        ConfigError: If a module has parameters that are used in another way than these layers'.
+    """
+    tape, hooks = Tape(), []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        call = Call(layer, inputs[0].detach())
+        tape.calls.append(call)
+
+        def keep(gradient: Tensor) -> None:
+            call.delta = gradient
+
+        output.register_hook(keep)  # on the raw output, before anything changes it in place
+
+    for layer in network.modules():
+        if any(True for _ in layer.parameters(recurse=False)):
+            if not isinstance(layer, (*LINEAR, *NORMS)):
+                raise ConfigError(
+                    f"a {type(layer).__name__} is no layer whose rewards hooks can give: "
+                    "use estimator=jvp"
+                )
+            hooks.append(layer.register_forward_hook(note))
+    try:
+        yield tape
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def jvp(
+    network: nn.Module,
+    weights: dict[str, Tensor],
+    g: dict[str, Tensor],
+    batch: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The derivative of each example's loss along g, by forward mode; (B,).
+
+    Args:
+        network: Maps inputs to logits; its own weights and buffers are left alone.
+        weights: θ, the parameters by name.
+        g: The direction, by the same names.
+        batch: Inputs (B, ...), as the network takes them, and classes (B,).
+    """
+    inputs, classes = batch
+
+    def losses(parameters: dict[str, Tensor]) -> Tensor:
+        # Cloned: a BatchNorm in training mode counts in place.
+        buffers = {name: value.clone() for name, value in network.named_buffers()}
+        logits = functional_call(network, (parameters, buffers), (inputs,))
+        return F.cross_entropy(logits, classes, reduction="none")
+
+    _, tangent = push_forward(losses, (weights,), (g,))
+    return tangent.detach()
+
+
+@torch.no_grad()
+def difference(
+    network: nn.Module,
+    weights: dict[str, Tensor],
+    g: dict[str, Tensor],
+    batch: tuple[Tensor, Tensor],
+    before: Tensor,
+    length: float = 1e-3,
+) -> Tensor:
+    """The same by a finite difference along g, from the losses (B,) at the weights.
+
+    Args:
+        length: Of the step, ‖εg‖.
+    """
+    norm = torch.stack([value.norm() for value in g.values()]).norm()
+    epsilon = length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    moved = {name: value + epsilon * g[name] for name, value in weights.items()}
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+    logits = functional_call(network, (moved, buffers), (batch[0],))
+    return (F.cross_entropy(logits, batch[1], reduction="none") - before) / epsilon
+
+
+def _inner(call: Call, gradients: Gradients) -> Tensor:
+    """⟨∂ℓ_i/∂y_i, f(x_i; G)⟩ of one call, (B,)."""
+    layer, x, delta = call.layer, call.x, call.delta
+    own = {name: gradients[p] for name, p in layer.named_parameters(recurse=False)}
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        batch_statistics = layer.training or layer.running_mean is None
+        mean, var = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
+        y = F.batch_norm(
+            x, mean, var, own.get("weight"), own.get("bias"), batch_statistics, 0.0, layer.eps
+        )
+    else:
+        y = functional_call(layer, own, (x,))
+    assert delta is not None
+    exact = torch.promote_types(delta.dtype, torch.float32)  # sums of half precision drift
+    return (y.to(exact) * delta).flatten(1).sum(1)
