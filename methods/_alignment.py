@@ -3,7 +3,8 @@
 For a layer that is linear in its parameters, y_i = f(x_i; W), the share of its weights in r_i is
 ⟨∂ℓ_i/∂y_i, f(x_i; G)⟩: run the layer with g's slice G as its weights, multiply by the gradient of
 its output, sum over everything but the example.  A `Tape` keeps inputs and output gradients of an
-ordinary training step; `jvp` needs no tape but a second pass, `difference` two loss values.
+ordinary training step; `jvp` needs no tape but a second pass, `difference` two loss values.  A
+`Judge` watches a step of a learner and gives the rewards when g is known.
 
 Under BatchNorm in training mode examples interact.  With M_ij the effect on ℓ_i of moving along g
 only the weights that example j uses, `jvp` and `difference` give the row sums, how ℓ_i changes;
@@ -13,6 +14,7 @@ Source: GAR (Müller et al.), section 5, Lemmas 2 and 3; for strides, padding, d
 norm layers the same identity, which the lemmas are cases of.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.func import jvp as push_forward
 
+from bench.augment.policy import Batch
 from bench.errors import ConfigError
+from bench.train.learner import Learner
 
 Tensor = torch.Tensor
 Gradients = dict[nn.Parameter, Tensor]
@@ -117,7 +121,7 @@ def jvp(
         # Cloned: a BatchNorm in training mode counts in place.
         buffers = {name: value.clone() for name, value in network.named_buffers()}
         logits = functional_call(network, (parameters, buffers), (inputs,))
-        return F.cross_entropy(logits, classes, reduction="none")
+        return F.cross_entropy(logits.float(), classes, reduction="none")
 
     _, tangent = push_forward(losses, (weights,), (g,))
     return tangent.detach()
@@ -129,20 +133,28 @@ def difference(
     weights: dict[str, Tensor],
     g: dict[str, Tensor],
     batch: tuple[Tensor, Tensor],
-    before: Tensor,
+    before: Tensor | None = None,
     length: float = 1e-3,
 ) -> Tensor:
-    """The same by a finite difference along g, from the losses (B,) at the weights.
+    """The same by a finite difference along g.
 
     Args:
+        before: The losses (B,) at the weights, where one second pass shall do; without them the
+            difference is central and takes two.
         length: Of the step, ‖εg‖.
     """
     norm = torch.stack([value.norm() for value in g.values()]).norm()
     epsilon = length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-    moved = {name: value + epsilon * g[name] for name, value in weights.items()}
-    buffers = {name: value.clone() for name, value in network.named_buffers()}
-    logits = functional_call(network, (moved, buffers), (batch[0],))
-    return (F.cross_entropy(logits, batch[1], reduction="none") - before) / epsilon
+
+    def losses(along: Tensor) -> Tensor:
+        moved = {name: value + along * g[name] for name, value in weights.items()}
+        buffers = {name: value.clone() for name, value in network.named_buffers()}
+        logits = functional_call(network, (moved, buffers), (batch[0],))
+        return F.cross_entropy(logits.float(), batch[1], reduction="none")
+
+    if before is not None:
+        return (losses(epsilon) - before) / epsilon
+    return (losses(epsilon) - losses(-epsilon)) / (2 * epsilon)
 
 
 def _inner(call: Call, gradients: Gradients) -> Tensor:
@@ -160,3 +172,111 @@ def _inner(call: Call, gradients: Gradients) -> Tensor:
     assert delta is not None
     exact = torch.promote_types(delta.dtype, torch.float32)  # sums of half precision drift
     return (y.to(exact) * delta).flatten(1).sum(1)
+
+
+class Judge(ABC):
+    """Gives the examples of a training step their rewards once a later gradient is known.
+
+    Args:
+        learner: Is watched.
+        norms: Whether scales and shifts of norm layers count; only `Hooks` can leave them out.
+    """
+
+    def __init__(self, learner: Learner, norms: bool = True) -> None:
+        self.learner, self.norms = learner, norms
+
+    @abstractmethod
+    def watch(self, batch: Batch) -> Tensor:
+        """Forward and backward pass on a batch; returns the mean loss, leaves the gradients.
+
+        Call it in the block that pays for the training.
+        """
+
+    @abstractmethod
+    def rewards(self) -> Tensor:
+        """⟨∇ℓ_i(θ), g⟩ (B,) of the watched batch, θ its weights, g the gradients that are there.
+
+        Call it in a metered block.
+        """
+
+
+class Hooks(Judge):
+    """Rewards from layer inputs and output gradients, kept until g is there: the paper's."""
+
+    def watch(self, batch: Batch) -> Tensor:
+        """Records the step."""
+        with self.learner.eager(), recording(self.learner.network) as self.tape:
+            loss = self.learner.loss(batch.images, batch.targets)
+            loss.backward()
+        return loss.detach()
+
+    def rewards(self) -> Tensor:
+        """From the tape, which it drops."""
+        tape, self.tape = self.tape, Tape()
+        gradients = {p: p.grad for p in self.learner.network.parameters() if p.grad is not None}
+        return tape.products(gradients, self.norms)
+
+
+class SecondPass(Judge):
+    """Keeps the weights and the batch, and goes through the network once more."""
+
+    def watch(self, batch: Batch) -> Tensor:
+        """Copies the weights; they change before the rewards are wanted."""
+        learner = self.learner
+        self.weights = {n: p.detach().clone() for n, p in learner.network.named_parameters()}
+        self.batch, self.dice = batch, _dice(batch.images.device)
+        losses = F.cross_entropy(learner(batch.images), batch.targets, reduction="none")
+        self.before = losses.detach()
+        loss = losses.mean()
+        loss.backward()
+        return loss.detach()
+
+    def rewards(self) -> Tensor:
+        """By one more pass with the same dropout as before."""
+        learner, images = self.learner, self.batch.images
+        g = {
+            name: p.grad if p.grad is not None else torch.zeros_like(p)
+            for name, p in learner.network.named_parameters()
+        }
+        devices = [images.device] if images.is_cuda else []
+        with torch.random.fork_rng(devices=devices), learner.precision():
+            _throw(self.dice, images.device)
+            return self.again(g, (learner.pixels(images), self.batch.targets))
+
+    @abstractmethod
+    def again(self, g: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The rewards (B,) from inputs as the network takes them."""
+
+
+class Forward(SecondPass):
+    """Rewards by forward mode."""
+
+    def again(self, g: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+        """See `jvp`."""
+        return jvp(self.learner.network, self.weights, g, batch)
+
+
+class Difference(SecondPass):
+    """Rewards by a finite difference, central and longer where half precision blurs the losses."""
+
+    def again(self, g: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
+        """See `difference`."""
+        network = self.learner.network
+        if torch.is_autocast_enabled(batch[0].device.type):
+            return difference(network, self.weights, g, batch, length=0.1)
+        return difference(network, self.weights, g, batch, self.before)
+
+
+ESTIMATORS: dict[str, type[Judge]] = {"hooks": Hooks, "jvp": Forward, "difference": Difference}
+
+
+def _dice(device: torch.device) -> list[Tensor]:
+    """The states of the global generators that a network's dropout uses."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _throw(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)

@@ -16,7 +16,7 @@ from bench.report.table import Cell, Row
 UNRANKED_FLAGS = {"gpu": "overrun>5%", "portable": "overrun>0.1%"}
 """The bill's flag that costs a row its place on the gpu track (PROTOCOL.md, Budget)."""
 
-PLACEBOS = ("uniform", "shuffled", "replay")
+PLACEBOS = ("uniform", "shuffled", "replay", "uniformaugment")
 """Which of its placebos a row is set against, the preferred one first."""
 
 

@@ -73,11 +73,23 @@ class Learner:
         """
         if self.compiled:
             note_call(images)
-        # Normalised plane by plane, then rearranged: the other order takes several times as long.
-        pixels = self.task.normalise(images).contiguous(memory_format=torch.channels_last)
         with self.precision():
-            logits: torch.Tensor = self._call(pixels, *conditions)
+            logits: torch.Tensor = self._call(self.pixels(images), *conditions)
         return logits.float()
+
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network takes: normalised float32 images, `channels_last`."""
+        # Normalised plane by plane, then rearranged: the other order takes several times as long.
+        return self.task.normalise(images).contiguous(memory_format=torch.channels_last)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Calls of a compiled learner go to the plain network here, where hooks can see them."""
+        call, self._call = self._call, self.network
+        try:
+            yield
+        finally:
+            self._call = call
 
     def precision(self) -> AbstractContextManager[object]:
         """bfloat16 convolutions and products on a CUDA device, float32 elsewhere.
@@ -95,6 +107,10 @@ class Learner:
     def descend(self, loss: torch.Tensor, progress: float) -> None:
         """One optimiser step on a loss, at the schedule's rate for step / planned steps."""
         loss.backward()
+        self.step(progress)
+
+    def step(self, progress: float) -> None:
+        """One optimiser step along the gradients that are there, which it drops."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(progress)
         self.optimiser.step()

@@ -1,0 +1,264 @@
+"""GAR: an augmentation policy rewarded by how well each image's gradient fits the next step's.
+
+Steps come in pairs.  The first is augmented by the policy, with a draw of its own for each image;
+the second is plain, trains the network too, and with its gradient g judges the first: the draw of
+image i has earned ⟨∇ℓ_i(θ_t), g⟩.  REINFORCE with these rewards moves the policy after every pair.
+
+Source: Müller and Hutter, "In-Loop Meta-Learning with Gradient-Alignment Reward", 2021: equations
+1 to 3, Algorithm 2 (Online-Learned Augmentation-Strategy), sections 5 and 6.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from bench.augment.choice import uniformaugment
+from bench.augment.learnable import OpsAndLevels
+from bench.augment.policy import Chain, Policy
+from bench.augment.spaces import space
+from bench.method import Fitted, Method, MethodConfig
+from bench.train.learner import Learner
+from bench.train.loops import augment
+from bench.train.session import Session
+from bench.train.task import Task, around, cutout, fill, standard
+from methods._alignment import ESTIMATORS, Judge
+from methods._reinforce import Running, shuffled, standardised
+
+Tensor = torch.Tensor
+TINY = 1e-12
+
+
+class GarConfig(MethodConfig):
+    """Options; the defaults are the paper's where it says anything.
+
+    Attributes:
+        space: The table of operations: RandAugment's, or the paper's WideLong.
+        longest: The number of operations is learned on 1..longest.
+        reward: `gar`, a reward for each image; or `nslr`, the paper's baseline, one for them all:
+            minus the loss of the plain step.
+        estimator: How ⟨∇ℓ_i, g⟩ is computed: `hooks` (the paper's), `jvp` or `difference`.
+        norms: Whether scales and shifts of norm layers count in `hooks`; the author's code leaves
+            them out.
+        lr: Adam's, for the policy.
+        beta1: Adam's; the author's code has 0 in some configurations.
+        clip: The norm to which gradients of the network are cut; 5 in the author's code.
+        policy_clip: The size to which entries of the policy's gradient are cut; 5 in that code.
+        cutout: Whether Cutout ends the standard augmentation, in both kinds of steps.
+        placebo: `uniform` never moves the policy, nor does `uniformaugment`, whose policy is GAR's
+            version of UniformAugment; `shuffled` permutes the rewards over the batch; `replay`
+            learns in half of the budget and trains anew under the policy's mean in the other.
+    """
+
+    space: Literal["randaugment", "wide-long"] = "randaugment"
+    longest: int = Field(4, ge=1, le=8)
+    reward: Literal["gar", "nslr"] = "gar"
+    estimator: Literal["hooks", "jvp", "difference"] = "hooks"
+    norms: bool = True
+    lr: float = Field(0.1, gt=0, allow_inf_nan=False)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False)
+    policy_clip: float | None = Field(None, gt=0, allow_inf_nan=False)
+    cutout: bool = True
+    placebo: Literal["uniform", "uniformaugment", "shuffled", "replay"] | None = None
+
+
+class Gar(Method):
+    """Online-Learned Augmentation-Strategy: the policy is learned during the one training.
+
+    Plain steps are half of all, as in the paper.  The recipe is the task's, so a budget of 1 RT
+    holds fewer steps than the recipe has: the rewards cost some.
+    """
+
+    name = "gar"
+    learned = True
+    Config: ClassVar[type[MethodConfig]] = GarConfig
+
+    def minimum(self, task: Task) -> float:
+        """One training; a replay needs two."""
+        return 2.0 if self.config.placebo == "replay" else 1.0
+
+    def policy(self, task: Task) -> Policy:
+        """The policy before training, in its place before crop, flip and Cutout."""
+        return around(task, self._start(task), self.config.cutout)
+
+    def run(self, session: Session) -> Fitted:
+        """Pairs of steps until the budget ends."""
+        config, task = self.config, session.task
+        learner, policy = session.learner(), self._start(task)
+        if config.placebo == "replay":
+            scout = Pairs(session, session.learner(), policy, config)
+            with session.slice(0.5):
+                scout.train(milestones=False)
+            policy = scout.mean()
+        frozen = config.placebo in ("uniform", "uniformaugment", "replay")
+        Pairs(session, learner, policy, config, frozen).train()
+        return Fitted(learner, around(task, policy, config.cutout), self._deviations())
+
+    def _start(self, task: Task) -> Policy:
+        table = space(self.config.space)
+        if self.config.placebo == "uniformaugment":
+            return uniformaugment(table, fill(task), gar=True)
+        return OpsAndLevels(table, fill(task), longest=self.config.longest)
+
+    def _deviations(self) -> tuple[str, ...]:
+        config = self.config
+        said = ["levels of operations without a magnitude are not credited: they change no image"]
+        if config.reward == "nslr":
+            said.append("the next step's loss is standardised by its running mean and deviation")
+        elif config.estimator != "hooks":
+            said.append(f"rewards by {config.estimator}, not from layer inputs and gradients")
+        if config.placebo == "replay":
+            said.append("half of the budget learns the policy, half trains under its mean")
+        return tuple(said)
+
+
+class Pairs:
+    """A training in pairs of steps: an augmented one, a plain one that judges it.
+
+    Args:
+        session: Meters it.
+        learner: Is trained by both steps.
+        policy: Augments the first; `OpsAndLevels` unless frozen.
+        config: The method's options.
+        frozen: Whether the policy stays as it is; rewards are computed and paid for as ever.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        learner: Learner,
+        policy: Policy,
+        config: GarConfig,
+        frozen: bool = False,
+    ) -> None:
+        self.session, self.learner, self.policy, self.config = session, learner, policy, config
+        task = session.task
+        square = [cutout(task)] if config.cutout else []
+        self.augmented = around(task, policy, config.cutout)
+        self.plain = Chain(standard(task), *square)
+        self.batches = session.batches("train")
+        self.update = None if frozen else Update(session, policy, config)
+        self.judge: Judge | None = None
+        if config.reward == "gar":
+            self.judge = ESTIMATORS[config.estimator](learner, norms=config.norms)
+
+    def train(self, milestones: bool = True) -> None:
+        """As many pairs as the budget pays for."""
+        session = self.session
+        price = session.price("pair", lambda: self.pair(0.0, 0.0))
+        count = session.plan(pair=session.afford(price))["pair"]
+        with session.slice(1.0):
+            for done in range(count):
+                self.pair(done / count, (done + 0.5) / count)
+                if milestones:
+                    session.progress(self.learner, (done + 1) / count)
+
+    def pair(self, first: float, second: float) -> None:
+        """An augmented step, a plain step, an update of the policy.
+
+        Args:
+            first: Share of the schedule at the augmented step.
+            second: The same at the plain step.
+        """
+        session, learner = self.session, self.learner
+        raw = next(self.batches)
+        draw = self.augmented.sample(raw.index, session.rng("policy"))
+        with session.metered("augment"):
+            batch = self.augmented.apply(raw, draw)
+        with session.metered("train"):
+            if self.judge is None:
+                loss = learner.loss(batch.images, batch.targets)
+                loss.backward()
+            else:
+                loss = self.judge.watch(batch)
+        self._step(first)
+
+        plain = augment(session, self.plain, next(self.batches))
+        with session.metered("train"):
+            value = learner.loss(plain.images, plain.targets)
+            value.backward()
+        with session.metered("reward"):
+            # Before the optimiser adds decay and momentum to it, the gradient is g.
+            rewards = -value.detach() if self.judge is None else self.judge.rewards()
+        self._step(second)
+        session.tally(steps=2, images_seen=len(batch) + len(plain))
+        session.log(train_loss=loss, plain_loss=value)
+        if self.update is not None:
+            self.update(draw[0], rewards)
+
+    def mean(self) -> OpsAndLevels:
+        """The policy's time average so far."""
+        assert self.update is not None
+        return self.update.mean()
+
+    def _step(self, progress: float) -> None:
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.learner.network.parameters(), self.config.clip)
+        self.learner.step(progress)
+
+
+class Update:
+    """REINFORCE on a policy: Adam along the mean of w_i ∇log p(a_i), w the standardised rewards.
+
+    Args:
+        session: Keeps the state, tallies and traces.
+        policy: Is moved.
+        config: The method's options.
+    """
+
+    def __init__(self, session: Session, policy: Policy, config: GarConfig) -> None:
+        assert isinstance(policy, OpsAndLevels)
+        self.session, self.policy, self.config = session, policy, config
+        self.leaves = [leaf.requires_grad_() for leaf in policy.parameters()]
+        betas = (config.beta1, 0.999)
+        self.adam = torch.optim.Adam(self.leaves, config.lr, betas=betas, maximize=True)
+        self.running = Running()
+        self.sums = [torch.zeros_like(leaf) for leaf in self._probabilities()]
+        session.keep(policy=policy, adam=self.adam, running=self.running, sums=self.sums)
+
+    def __call__(self, draw: object, rewards: Tensor) -> None:
+        """One step.
+
+        Args:
+            draw: Of the augmented batch of B images, from the policy as it still is.
+            rewards: (B,), or () one for all, on the device: fetching them is the pair's one wait.
+        """
+        rewards = rewards.to("cpu", torch.float64)
+        weights = standardised(rewards) if rewards.ndim else self.running.standardise(rewards)
+        if self.config.placebo == "shuffled":
+            weights = shuffled(weights, self.session.rng("placebo"))
+        self.adam.zero_grad()
+        (weights * self.policy.log_prob(draw)).mean().backward()
+        if self.config.policy_clip is not None:
+            torch.nn.utils.clip_grad_value_(self.leaves, self.config.policy_clip)
+        self.adam.step()
+        probabilities = self._probabilities()
+        for total, now in zip(self.sums, probabilities, strict=True):
+            total += now
+        self.session.tally(policy_updates=1)
+        self._trace(*probabilities)
+
+    def mean(self) -> OpsAndLevels:
+        """The policy whose probabilities are the means over all updates."""
+        updates = self.session.tallies["policy_updates"]
+        counts, keeps, levels = (total / updates for total in self.sums)
+        # A saturated probability stays finite, for the record.
+        return OpsAndLevels(
+            self.policy.space,
+            self.policy.fill,
+            longest=self.policy.longest,
+            counts=counts.clamp_min(TINY).log(),
+            keeps=keeps.logit(TINY),
+            levels=levels.clamp_min(TINY).log(),
+        )
+
+    @torch.no_grad()
+    def _probabilities(self) -> list[Tensor]:
+        """Of the numbers (L,), of keeping (A,) and of the levels (A, top + 1)."""
+        counts, keeps, levels = self.leaves
+        return [counts.softmax(-1), keeps.sigmoid(), levels.softmax(-1)]
+
+    def _trace(self, counts: Tensor, keeps: Tensor, levels: Tensor) -> None:
+        scale = torch.arange(levels.shape[1], dtype=torch.float64)
+        self.session.log(counts=counts, keeps=keeps, levels=levels @ scale)
