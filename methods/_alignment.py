@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from torch.func import jvp as push_forward
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.augment.policy import Batch
 from bench.errors import ConfigError
@@ -31,8 +32,10 @@ from bench.train.learner import Learner
 
 Tensor = torch.Tensor
 Gradients = dict[nn.Parameter, Tensor]
+# Exact types: a subclass may standardise its weights or end in an activation.
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(eq=False)
@@ -50,27 +53,26 @@ class Tape:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
-    def products(self, gradients: Gradients, norms: bool = True) -> Tensor:
+    def products(self, gradients: Gradients) -> Tensor:
         """⟨∇ℓ_i, g⟩ for each example of a step on the batch's mean loss.
 
         Args:
-            gradients: g, by parameter.
-            norms: Whether scales and shifts of norm layers count.
+            gradients: g, by parameter; zero where there is none.
 
         Returns:
             (B,) float.
         """
-        parts = [
-            _inner(call, gradients)
-            for call in self.calls
-            if call.delta is not None and (norms or not isinstance(call.layer, NORMS))
-        ]
+        parts = [_inner(call, gradients) for call in self.calls if call.delta is not None]
         return torch.stack(parts).sum(0) * len(parts[0])  # the mean loss divided by B
 
 
 @contextmanager
-def recording(network: nn.Module) -> Iterator[Tape]:
+def recording(network: nn.Module, norms: bool = True) -> Iterator[Tape]:
     """Records the calls of a network's layers, and the gradients when the backward pass comes.
+
+    Args:
+        network: Whose layers to watch.
+        norms: Whether scales and shifts of norm layers are to count.
 
     Raises:
         ConfigError: If a module has parameters that are used in another way than these layers'.
@@ -78,6 +80,8 @@ def recording(network: nn.Module) -> Iterator[Tape]:
     tape, hooks = Tape(), []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:  # a frozen layer owes nothing
+            return
         call = Call(layer, inputs[0].detach())
         tape.calls.append(call)
 
@@ -87,8 +91,10 @@ def recording(network: nn.Module) -> Iterator[Tape]:
         output.register_hook(keep)  # on the raw output, before anything changes it in place
 
     for layer in network.modules():
+        if not norms and type(layer) in NORMS:
+            continue
         if any(True for _ in layer.parameters(recurse=False)):
-            if not isinstance(layer, (*LINEAR, *NORMS)):
+            if type(layer) not in (*LINEAR, *NORMS):
                 raise ConfigError(
                     f"a {type(layer).__name__} is no layer whose rewards hooks can give: "
                     "use estimator=jvp"
@@ -121,9 +127,10 @@ def jvp(
         # Cloned: a BatchNorm in training mode counts in place.
         buffers = {name: value.clone() for name, value in network.named_buffers()}
         logits = functional_call(network, (parameters, buffers), (inputs,))
-        return F.cross_entropy(logits.float(), classes, reduction="none")
+        return _cross_entropy(logits, classes)
 
-    _, tangent = push_forward(losses, (weights,), (g,))
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+        _, tangent = push_forward(losses, (weights,), (g,))
     return tangent.detach()
 
 
@@ -150,18 +157,24 @@ def difference(
         moved = {name: value + along * g[name] for name, value in weights.items()}
         buffers = {name: value.clone() for name, value in network.named_buffers()}
         logits = functional_call(network, (moved, buffers), (batch[0],))
-        return F.cross_entropy(logits.float(), batch[1], reduction="none")
+        return _cross_entropy(logits, batch[1])
 
     if before is not None:
         return (losses(epsilon) - before) / epsilon
-    return (losses(epsilon) - losses(-epsilon)) / (2 * epsilon)
+    dice = _dice(batch[0].device)  # both passes drop the same units
+    ahead = losses(epsilon)
+    _throw(dice, batch[0].device)
+    return (ahead - losses(-epsilon)) / (2 * epsilon)
 
 
 def _inner(call: Call, gradients: Gradients) -> Tensor:
     """⟨∂ℓ_i/∂y_i, f(x_i; G)⟩ of one call, (B,)."""
     layer, x, delta = call.layer, call.x, call.delta
-    own = {name: gradients[p] for name, p in layer.named_parameters(recurse=False)}
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+    own = {
+        name: gradients[p] if p in gradients else torch.zeros_like(p)
+        for name, p in layer.named_parameters(recurse=False)
+    }
+    if isinstance(layer, BATCH_NORMS):
         batch_statistics = layer.training or layer.running_mean is None
         mean, var = (None, None) if batch_statistics else (layer.running_mean, layer.running_var)
         y = F.batch_norm(
@@ -172,6 +185,12 @@ def _inner(call: Call, gradients: Gradients) -> Tensor:
     assert delta is not None
     exact = torch.promote_types(delta.dtype, torch.float32)  # sums of half precision drift
     return (y.to(exact) * delta).flatten(1).sum(1)
+
+
+def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Losses (B,), in no less than single precision."""
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(exact), classes, reduction="none")
 
 
 class Judge(ABC):
@@ -205,7 +224,8 @@ class Hooks(Judge):
 
     def watch(self, batch: Batch) -> Tensor:
         """Records the step."""
-        with self.learner.eager(), recording(self.learner.network) as self.tape:
+        network = self.learner.network
+        with self.learner.eager(), recording(network, self.norms) as self.tape:
             loss = self.learner.loss(batch.images, batch.targets)
             loss.backward()
         return loss.detach()
@@ -214,7 +234,8 @@ class Hooks(Judge):
         """From the tape, which it drops."""
         tape, self.tape = self.tape, Tape()
         gradients = {p: p.grad for p in self.learner.network.parameters() if p.grad is not None}
-        return tape.products(gradients, self.norms)
+        with self.learner.precision():
+            return tape.products(gradients)
 
 
 class SecondPass(Judge):

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench.errors import ConfigError
+from bench.networks import build
 from methods import _alignment as alignment
 
 Tensor = torch.Tensor
@@ -146,10 +148,10 @@ def test_under_batch_statistics_they_are_row_and_column_sums() -> None:
 
 def test_norm_layers_can_be_left_out() -> None:
     network, inputs, classes, g = setting("group")
-    with alignment.recording(network) as tape:
+    with alignment.recording(network, norms=False) as tape:
         F.cross_entropy(network(inputs), classes).backward()
     rest = g | {name: torch.zeros_like(v) for name, v in g.items() if name.startswith("norm")}
-    without = tape.products({p: g[n] for n, p in network.named_parameters()}, norms=False)
+    without = tape.products({p: g[n] for n, p in network.named_parameters()})
     expected = explicit(network, inputs, classes, rest)
     torch.testing.assert_close(without, expected, rtol=1e-12, atol=0)
 
@@ -184,9 +186,66 @@ def test_a_layer_used_twice_counts_twice() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
-def test_a_module_that_hooks_cannot_credit_is_refused() -> None:
-    from bench.errors import ConfigError
+class Standardised(nn.Conv2d):
+    """A subclass that does something else with its weights."""
 
-    network = nn.Sequential(nn.PReLU(), nn.Linear(3, 2))
-    with pytest.raises(ConfigError, match=r"PReLU.*estimator=jvp"), alignment.recording(network):
+
+@pytest.mark.parametrize("layer", [nn.PReLU(), Standardised(3, 2, 1)])
+def test_a_module_that_hooks_cannot_credit_is_refused(layer: nn.Module) -> None:
+    network = nn.Sequential(layer, nn.Linear(3, 2))
+    name = type(layer).__name__
+    with pytest.raises(ConfigError, match=rf"{name}.*estimator="), alignment.recording(network):
         pass
+
+
+def test_frozen_layers_and_missing_gradients_count_nothing() -> None:
+    network, inputs, classes, g = setting("group")
+    network.stem.requires_grad_(False)
+    with alignment.recording(network) as tape:
+        F.cross_entropy(network(inputs), classes).backward()
+    given = {p: g[n] for n, p in network.named_parameters() if "hidden" not in n}
+    network.stem.requires_grad_(True)
+    rest = {n: v * 0 if "stem" in n or "hidden" in n else v for n, v in g.items()}
+    expected = explicit(network, inputs, classes, rest)
+    torch.testing.assert_close(tape.products(given), expected, rtol=1e-12, atol=0)
+
+
+def test_attention_has_a_forward_mode() -> None:
+    torch.manual_seed(0)
+    network = build("timm:vit_tiny_patch16_224", 4, 3, 32).double().eval()
+    inputs = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    classes = torch.randint(4, (2,))
+    weights = {name: value.detach() for name, value in network.named_parameters()}
+    g = {name: torch.randn_like(value) for name, value in weights.items()}
+    found = alignment.jvp(network, weights, g, (inputs, classes))
+    before = F.cross_entropy(network(inputs), classes, reduction="none").detach()
+    expected = alignment.difference(network, weights, g, (inputs, classes), before, length=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_passes_of_a_central_difference_drop_the_same_units() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 40), nn.Tanh(), nn.Dropout(0.5), nn.Linear(40, 3))
+    network = network.double()
+    inputs, classes = torch.randn(6, 5, dtype=torch.float64), torch.randint(3, (6,))
+    weights = {name: value.detach() for name, value in network.named_parameters()}
+    g = {name: torch.randn_like(value) for name, value in weights.items()}
+    torch.manual_seed(1)
+    expected = alignment.jvp(network, weights, g, (inputs, classes))
+    torch.manual_seed(1)
+    found = alignment.difference(network, weights, g, (inputs, classes), length=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_tape_in_half_precision_takes_a_gradient_in_single() -> None:
+    torch.manual_seed(0)
+    network = Mixed(NORMS["batch"]).float()
+    inputs, classes = torch.randn(8, 3, 14, 14), torch.randint(4, (8,))
+    g = {p: torch.randn_like(p) for p in network.parameters()}
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with alignment.recording(network) as tape:
+                F.cross_entropy(network(inputs).float(), classes).backward()
+            found.append(tape.products(g))
+    assert torch.corrcoef(torch.stack(found))[0, 1] > 0.99
