@@ -78,7 +78,7 @@ def watched(
 
     Returns what the augmented step was, the network, its weights then, g, and the rewards.
     """
-    config = GarConfig(estimator=estimator)
+    config = GarConfig(estimator=estimator, norms=True)
     session = session_of(small, config, network)
     learner = session.learner()
     pairs = Pairs(session, learner, policy_of(session), config)
@@ -143,7 +143,7 @@ def test_their_mean_is_the_batch_gradients_product_under_batchnorm_and_dropout(
     config = GarConfig(estimator=estimator)
     session = session_of(small, config, Noted)
     learner = session.learner()
-    judge = ESTIMATORS[estimator](learner)
+    judge = ESTIMATORS[estimator](learner, norms=True)
     batch = next(session.batches("train"))
     network = learner.network
     with session.metered("train"):
@@ -351,7 +351,8 @@ def test_options_change_what_they_name(small: Prepared) -> None:
             "clip": {"clip": 1e-3},
             "policy clip": {"policy_clip": 1e-4},
             "beta1": {"beta1": 0.0},
-            "norms": {"norms": False} if GarConfig().norms else {"norms": True},
+            "hooks": {"estimator": "hooks"},
+            "norms": {"estimator": "hooks", "norms": True},
             "jvp": {"estimator": "jvp"},
         }.items()
     }
