@@ -164,6 +164,13 @@ _SPACES = (
         "as Pillow needs them; translations are not.",
     ),
     Space(
+        "ohl-unsigned",
+        OHL,
+        top=1,
+        signed=False,
+        source="OHL-Auto-Aug, Table 1, as `ohl` but without signs.",
+    ),
+    Space(
         "pba",
         _table(PBA, POPULATION),
         top=1,

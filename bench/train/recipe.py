@@ -32,7 +32,7 @@ class Recipe(BaseModel):
     pad: int | None = Field(None, ge=0)
     flip: bool | None = None
 
-    def optimiser(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.SGD:
+    def optimiser(self, parameters: Iterable[torch.Tensor]) -> torch.optim.SGD:
         """The recipe's SGD, at the peak learning rate."""
         return torch.optim.SGD(
             parameters,
