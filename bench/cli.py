@@ -183,6 +183,28 @@ def preview(
     typer.echo(f"wrote {output}")
 
 
+@app.command("timeline")
+@one_sentence
+def timeline_(
+    run: Annotated[str, typer.Argument(help="A record's path, or the first letters of its hash.")],
+    series: Annotated[str, typer.Option(help="Only this series of its trace.")] = "",
+    output: Annotated[Path, typer.Option(help="The SVG to write.")] = Path("timeline.svg"),
+    results: Results = Path("results"),
+) -> None:
+    """Draws a run's policy over time, with its placebo's beside it where there is one."""
+    from bench.preview import labels_of
+    from bench.record import find_record, read_records
+    from bench.report import timeline
+
+    record = find_record(results, run)
+    kept = (results / record.suite / "runs").is_dir()
+    others = read_records(results, record.suite) if kept else []
+    placebo = timeline.placebo_of(record, others)
+    output.write_text(timeline.svg(record, placebo, labels_of(record), series), encoding="utf-8")
+    beside = f"beside {placebo.method.spec}" if placebo else "no run of its placebo is there"
+    typer.echo(f"wrote {output}; {beside}")
+
+
 policy_app = typer.Typer(no_args_is_help=True, help="Learned and fixed policies of finished runs.")
 app.add_typer(policy_app, name="policy")
 

@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.augment.export import rebuild
 from bench.augment.policy import Batch, Policy
+from bench.augment.space import Entry
+from bench.augment.spaces import space
 from bench.config import TaskConfig
 from bench.data.arrays import Arrays
 from bench.data.sources import Source
@@ -71,6 +73,18 @@ def of_run(record: Record, load: Loader) -> Subject:
     )
     title = f"{record.method.spec} after training on {record.task.name}, seed {record.seed}"
     return Subject(rebuild(record.policy), prepared.task.train, source.classes, title)
+
+
+def labels_of(record: Record) -> dict[int, list[str]]:
+    """Names of a policy's rows, by how many there are: its space's operations."""
+    found, stack = {}, [record.policy] if record.policy else []
+    while stack:
+        policy = stack.pop()
+        stack.extend(policy.get("of", []))
+        if "space" in policy:
+            labels = [_named(entry) for entry in space(policy["space"]).entries]
+            found[len(labels)] = labels
+    return found
 
 
 def of_method(selected: Selected, source: Source) -> Subject:
@@ -185,3 +199,9 @@ def _cut(word: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     while font.getlength(word) > TILE + GAP - 2:
         word = word.rstrip("…")[:-1] + "…"
     return word
+
+
+def _named(entry: Entry) -> str:
+    """An operation's label, with its magnitude where the table has just one."""
+    fixed = entry.low == entry.high and entry.low != 0 and not entry.name
+    return f"{entry.label} {entry.low:g}" if fixed else entry.label

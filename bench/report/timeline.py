@@ -1,0 +1,154 @@
+"""What a run's policy did over time, as one SVG: heat maps, its placebo's beside its own.
+
+Noise alone makes policies look as if they had learned something, so a learned run is shown with
+its placebo on the same scale, where there is one.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from bench.errors import ConfigError
+from bench.record import Record
+
+Array = npt.NDArray[np.float64]
+WIDTH, LABELS, GAP, ROW, HEAD, LEGEND = 960, 130, 24, 12, 46, 34
+LEAST_HEIGHT = 48
+PALE = 'fill="#57606a"'
+# From pale to dark, readable in grey: the ends and middle of a single blue hue.
+COLOURS = np.array([[247, 251, 255], [107, 174, 214], [8, 48, 107]], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of one run: (points, rows) values at steps (points,)."""
+
+    steps: Array
+    values: Array
+
+
+def series(record: Record) -> dict[str, Series]:
+    """The record's series whose values are lists, by name."""
+    found = {}
+    for name, data in (record.trace or {}).items():
+        if data["value"] and isinstance(data["value"][0], list):
+            values = np.array(data["value"], dtype=np.float64)
+            if values.ndim == 2:
+                found[name] = Series(np.array(data["step"], dtype=np.float64), values)
+    return found
+
+
+def placebo_of(record: Record, others: Sequence[Record]) -> Record | None:
+    """The run of the record's placebo: `shuffled` if there is one, else another that moves."""
+    same = [
+        other
+        for other in others
+        if other.method.placebo_of == record.method.spec
+        and (other.seed, other.budget) == (record.seed, record.budget)
+        and other.task is not None
+        and record.task is not None
+        and other.task.name == record.task.name
+        and series(other)
+    ]
+    same.sort(key=lambda other: other.method.options.get("placebo") != "shuffled")
+    return same[0] if same else None
+
+
+def svg(
+    record: Record, placebo: Record | None, labels: Mapping[int, Sequence[str]], only: str = ""
+) -> str:
+    """The picture.
+
+    Args:
+        record: Whose policy to show.
+        placebo: Is shown beside it.
+        labels: Names of rows, by how many rows a series has.
+        only: The one series to show; all by default.
+
+    Raises:
+        ConfigError: If the run keeps no such series.
+    """
+    shown = series(record)
+    if not shown:
+        raise ConfigError(f"run {record.hash}: its trace has no policy over time")
+    if only and only not in shown:
+        raise ConfigError(f"series {only!r}: run {record.hash} has {', '.join(shown)}")
+    beside = series(placebo) if placebo else {}
+    runs = [record, *([placebo] if placebo else [])]
+    parts, y = [_heading(record)], float(HEAD)
+    for name, one in shown.items():
+        if only in ("", name):
+            panels = [one, *([beside[name]] if name in beside else [])]
+            titles = [f"{name} · {run.method.spec}" for run in runs]
+            part, height = _row(y, panels, titles, labels.get(one.values.shape[1]))
+            parts.append(part)
+            y += height
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y:.0f}" '
+        f'viewBox="0 0 {WIDTH} {y:.0f}" font-family="sans-serif" font-size="11" fill="#1f2328">\n'
+        f'<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def _heading(record: Record) -> str:
+    task = record.task.name if record.task else ""
+    text = f"{record.method.spec} on {task}, {record.budget:g} RT, seed {record.seed}"
+    return _text(12, 22, text, 'font-size="14" font-weight="bold"')
+
+
+def _row(
+    y: float, panels: Sequence[Series], titles: Sequence[str], labels: Sequence[str] | None
+) -> tuple[str, float]:
+    """One series of all runs side by side on one scale; the SVG and its height."""
+    rows = panels[0].values.shape[1]
+    height = max(LEAST_HEIGHT, rows * ROW)
+    width = (WIDTH - LABELS - GAP * len(panels)) / len(panels)
+    every = np.concatenate([panel.values.ravel() for panel in panels])
+    low, high = float(np.nanmin(every)), float(np.nanmax(every))
+    out = []
+    for row in range(rows):
+        name = labels[row] if labels else str(row + 1)
+        middle = y + 20 + (row + 0.5) * height / rows + 4
+        out.append(
+            f'<text x="{LABELS - 6}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+    for number, (panel, title) in enumerate(zip(panels, titles, strict=False)):
+        x = LABELS + number * (width + GAP)
+        out.append(_text(x, y + 14, title, PALE))
+        out.append(_heat(panel.values, low, high, (x, y + 20, width, height)))
+        out.append(_axis(panel.steps, x, y + 20 + height + 13, width))
+    bottom = y + 20 + height + 13
+    out.append(_text(12, bottom, f"pale {low:.3g}", PALE))
+    out.append(_text(12, bottom + 13, f"dark {high:.3g}", PALE))
+    return "\n".join(out), height + 20 + LEGEND
+
+
+def _axis(steps: Array, x: float, y: float, width: float) -> str:
+    first, last = f"step {steps[0]:.0f}", f"{steps[-1]:.0f}"
+    return _text(x, y, first) + _text(x + width, y, last, 'text-anchor="end"')
+
+
+def _text(x: float, y: float, text: str, style: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
+
+
+def _heat(values: Array, low: float, high: float, box: tuple[float, ...]) -> str:
+    """Values (points, rows) as an embedded picture, time from left to right."""
+    share = np.nan_to_num((values.T - low) / max(high - low, 1e-300)) * (len(COLOURS) - 1)
+    at = np.clip(share.astype(int), 0, len(COLOURS) - 2)
+    mixed = COLOURS[at] + (COLOURS[at + 1] - COLOURS[at]) * (share - at)[..., None]
+    buffer = io.BytesIO()
+    Image.fromarray(mixed.round().astype(np.uint8)).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    x, y, width, height = box
+    return (
+        f'<image x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        'preserveAspectRatio="none" style="image-rendering:pixelated" '
+        f'href="data:image/png;base64,{data}"/>'
+    )
