@@ -27,6 +27,8 @@ gpu-check:
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/augmentation.py --device cuda
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/harness_overhead.py
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/bill.py
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/gar_cost.py
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/ohl_cost.py
 
 # The stamp makes a second call instant; a changed pyproject.toml installs again.
 $(READY): pyproject.toml

@@ -174,7 +174,8 @@ class Stacked(Trajectories):
         """All copies see each chunk together."""
         right = torch.zeros(self.copies, dtype=torch.float64, device=arrays.labels.device)
         with evaluating(self.learner.network):
-            for index in torch.arange(len(arrays)).split(CHUNK):
+            # As many activations at a time as one copy has.
+            for index in torch.arange(len(arrays)).split(max(1, CHUNK // self.copies)):
                 images, labels = arrays.take(index)
                 with self.session.metered("validate", copies=self.copies):
                     right += (self._logits(images).argmax(2) == labels).sum(1)

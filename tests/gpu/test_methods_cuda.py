@@ -1,0 +1,97 @@
+"""The learned methods on a CUDA device: the CPU's bill, finite results, rewards that agree."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.check import DISTORT, RECIPE, small_config
+from bench.data.sources import load
+from bench.plugins import discover, select
+from bench.rng import generator
+from bench.stage import Outcome, run_method, stage
+from bench.train.prepare import Prepared, prepare
+from bench.train.trajectories import trajectories
+from methods._alignment import ESTIMATORS
+
+pytestmark = pytest.mark.gpu
+PLUGINS = discover([Path(__file__).parents[2] / "methods"])
+# Steps differ between `difference` on a CPU (one more pass) and in half precision (two).
+SPECS = ["gar[estimator=hooks]", "gar[estimator=jvp]", "gar[reward=nslr]"]
+SPECS += ["ohl[copies=4,stacked=false]", "ohl[copies=4,stacked=true]"]
+
+
+def prepared_on(device: str) -> Prepared:
+    return prepare(
+        load("digits"),
+        distort=DISTORT,
+        network="small-cnn",
+        recipe=RECIPE,
+        seed=0,
+        device=torch.device(device),
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return prepared_on("cuda")
+
+
+def outcome(prepared: Prepared, spec: str, **changes: object) -> Outcome:
+    selected = select(PLUGINS, spec)
+    device = prepared.task.device.type
+    config = small_config(selected, 4.0).model_copy(update={"device": device, **changes})
+    return run_method(selected.make(), prepared, config)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_portable_bill_is_the_cpus(prepared: Prepared, spec: str) -> None:
+    here, there = outcome(prepared_on("cpu"), spec), outcome(prepared, spec)
+    assert there.meter.ledger.flops("run") == here.meter.ledger.flops("run")
+    assert there.session.plans == here.session.plans
+    assert there.test.finite
+    assert there.test.error < 0.6
+
+
+@pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_seconds_track_fills_its_budget(prepared: Prepared, spec: str, compiled: bool) -> None:
+    if compiled and spec != "gar":
+        pytest.skip("stacked copies run uncompiled")
+    ledger = outcome(prepared, spec, track="gpu", compile=compiled).meter.ledger
+    assert 0.4 < ledger.spent / ledger.budget < 1.05
+
+
+@pytest.mark.parametrize("estimator", ["hooks", "difference"])
+def test_rewards_in_half_precision_follow_forward_mode_in_single(
+    prepared: Prepared, estimator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(select(PLUGINS, "gar")).model_copy(update={"device": "cuda"})
+    session = stage(prepared, config).session
+    learner, batch = session.learner(), next(session.batches("train"))
+    learner.network.eval()  # without batch statistics all estimate the same
+    found = []
+    for name, half in (("jvp", False), (estimator, True)):
+        monkeypatch.setattr(
+            learner, "precision", lambda half=half: torch.autocast("cuda", torch.bfloat16, half)
+        )
+        judge = ESTIMATORS[name](learner, norms=True)
+        with session.metered("probe", half=int(half)):
+            judge.watch(batch)
+            found.append(judge.rewards().float())
+        learner.network.zero_grad()
+    assert torch.corrcoef(torch.stack(found))[0, 1] > 0.97
+
+
+def test_stacked_copies_take_the_sequential_steps(prepared: Prepared) -> None:
+    config = small_config(select(PLUGINS, "ohl")).model_copy(update={"device": "cuda"})
+    rng = generator("images")
+    shape = (4, 32, *prepared.task.train.images.shape[1:])
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=rng).cuda()
+    targets = torch.randint(10, (32,), generator=rng).cuda()
+    losses = []
+    for stacked in (False, True):
+        session = stage(prepared, config).session
+        copies = trajectories(session, session.learner(), 4, stacked)
+        losses.append(torch.stack([copies.step(images, targets, 0.2) for _ in range(5)]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0.05)  # bfloat16
