@@ -56,6 +56,8 @@ class Tape:
     def products(self, gradients: Gradients) -> Tensor:
         """⟨∇ℓ_i, g⟩ for each example of a step on the batch's mean loss.
 
+        Not for use inside `recording`, which would record its calls too.
+
         Args:
             gradients: g, by parameter; zero where there is none.
 
