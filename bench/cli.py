@@ -192,6 +192,7 @@ def timeline_(
     results: Results = Path("results"),
 ) -> None:
     """Draws a run's policy over time, with its placebo's beside it where there is one."""
+    from bench.errors import ConfigError
     from bench.preview import labels_of
     from bench.record import find_record, read_records
     from bench.report import timeline
@@ -200,7 +201,12 @@ def timeline_(
     kept = (results / record.suite / "runs").is_dir()
     others = read_records(results, record.suite) if kept else []
     placebo = timeline.placebo_of(record, others)
-    output.write_text(timeline.svg(record, placebo, labels_of(record), series), encoding="utf-8")
+    picture = timeline.svg(record, placebo, labels_of(record), series)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror}") from error
     beside = f"beside {placebo.method.spec}" if placebo else "no run of its placebo is there"
     typer.echo(f"wrote {output}; {beside}")
 

@@ -43,8 +43,8 @@ class LedgerTampered(AugbenchError):
 
 
 class PlanError(AugbenchError):
-    """A method planned more steps than its budget pays for."""
+    """A method planned nothing, or more steps than its budget pays for."""
 
 
 class Diverged(AugbenchError):
-    """The final weights predict something that is not a finite number."""
+    """Rewards, or what the final weights predict, are not finite numbers."""

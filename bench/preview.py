@@ -28,6 +28,7 @@ from bench.train.recipe import Recipe
 
 TILE, GAP, LINE, MARGIN = 112, 10, 13, 16
 LINES = 5  # of words below a tile
+BY_OPERATION = ("keeps", "levels", "marginals")
 INK, PALE, PAPER = (31, 35, 40), (101, 109, 118), (255, 255, 255)
 
 
@@ -75,16 +76,16 @@ def of_run(record: Record, load: Loader) -> Subject:
     return Subject(rebuild(record.policy), prepared.task.train, source.classes, title)
 
 
-def labels_of(record: Record) -> dict[int, list[str]]:
-    """Names of a policy's rows, by how many there are: its space's operations."""
-    found, stack = {}, [record.policy] if record.policy else []
+def labels_of(record: Record) -> dict[str, list[str]]:
+    """Names of the rows of series that have one for each operation of the policy's space."""
+    stack = [record.policy] if record.policy else []
     while stack:
         policy = stack.pop()
         stack.extend(policy.get("of", []))
         if "space" in policy:
             labels = [_named(entry) for entry in space(policy["space"]).entries]
-            found[len(labels)] = labels
-    return found
+            return dict.fromkeys(BY_OPERATION, labels)
+    return {}
 
 
 def of_method(selected: Selected, source: Source) -> Subject:

@@ -16,7 +16,7 @@ norm layers the same identity, which the lemmas are cases of.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +63,16 @@ class Tape:
 
         Returns:
             (B,) float.
+
+        Raises:
+            ConfigError: If layers disagree on how many examples there are.
         """
         parts = [_inner(call, gradients) for call in self.calls if call.delta is not None]
+        if len({len(part) for part in parts}) != 1:
+            raise ConfigError(
+                "layers of this network see batches of different lengths, so that hooks cannot "
+                "tell the images apart: use estimator=difference"
+            )
         return torch.stack(parts).sum(0) * len(parts[0])  # the mean loss divided by B
 
 
@@ -99,7 +107,7 @@ def recording(network: nn.Module, norms: bool = True) -> Iterator[Tape]:
             if type(layer) not in (*LINEAR, *NORMS):
                 raise ConfigError(
                     f"a {type(layer).__name__} is no layer whose rewards hooks can give: "
-                    "use estimator=jvp"
+                    "use estimator=difference"
                 )
             hooks.append(layer.register_forward_hook(note))
     try:
@@ -248,7 +256,9 @@ class SecondPass(Judge):
         learner = self.learner
         self.weights = {n: p.detach().clone() for n, p in learner.network.named_parameters()}
         self.batch, self.dice = batch, _dice(batch.images.device)
-        losses = F.cross_entropy(learner(batch.images), batch.targets, reduction="none")
+        # A compiled network would drop other units than the second pass with the same dice.
+        with learner.eager() if _drops(learner.network) else nullcontext():
+            losses = F.cross_entropy(learner(batch.images), batch.targets, reduction="none")
         self.before = losses.detach()
         loss = losses.mean()
         loss.backward()
@@ -264,7 +274,9 @@ class SecondPass(Judge):
         devices = [images.device] if images.is_cuda else []
         with torch.random.fork_rng(devices=devices), learner.precision():
             _throw(self.dice, images.device)
-            return self.again(g, (learner.pixels(images), self.batch.targets))
+            rewards = self.again(g, (learner.pixels(images), self.batch.targets))
+        del self.weights, self.batch, self.before
+        return rewards
 
     @abstractmethod
     def again(self, g: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -291,6 +303,11 @@ class Difference(SecondPass):
 
 
 ESTIMATORS: dict[str, type[Judge]] = {"hooks": Hooks, "jvp": Forward, "difference": Difference}
+
+
+def _drops(network: nn.Module) -> bool:
+    """Whether a network in training draws at random: dropout of units, channels or blocks."""
+    return any("Drop" in type(module).__name__ for module in network.modules())
 
 
 def _dice(device: torch.device) -> list[Tensor]:

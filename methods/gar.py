@@ -8,15 +8,18 @@ Source: Müller and Hutter, "In-Loop Meta-Learning with Gradient-Alignment Rewar
 1 to 3, Algorithm 2 (Online-Learned Augmentation-Strategy), sections 5 and 6.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bench.augment.choice import uniformaugment
-from bench.augment.learnable import OpsAndLevels
-from bench.augment.policy import Chain, Policy
+from bench.augment.choice import Uniform, uniformaugment
+from bench.augment.learnable import Counted, OpsAndLevels
+from bench.augment.policy import Batch, Chain, Policy
+from bench.augment.space import Draw
 from bench.augment.spaces import space
+from bench.augment.table import TablePolicy
 from bench.method import Fitted, Method, MethodConfig
 from bench.train.learner import Learner
 from bench.train.loops import augment
@@ -27,6 +30,7 @@ from methods._reinforce import Running, shuffled, standardised
 
 Tensor = torch.Tensor
 TINY = 1e-12
+PASSES = {"hooks": 1, "difference": 1, "jvp": 3}  # forward passes for rewards; a step is three
 
 
 class GarConfig(MethodConfig):
@@ -40,7 +44,7 @@ class GarConfig(MethodConfig):
         estimator: How ⟨∇ℓ_i, g⟩ is computed: `hooks` (the paper's), `jvp` or `difference`.  The
             last follows the true credit under BatchNorm as well as `jvp` and better than `hooks`,
             takes the least memory, and on a CPU the least time (benchmarks/gar_rewards.py,
-            gar_cost.py).
+            gar_cost.py).  In half precision, on a GPU, it needs two more passes, not one.
         norms: Whether scales and shifts of norm layers count in `hooks`; the author's code leaves
             them out, and they change next to nothing.
         lr: Adam's, for the policy.
@@ -48,9 +52,10 @@ class GarConfig(MethodConfig):
         clip: The norm to which gradients of the network are cut; 5 in the author's code.
         policy_clip: The size to which entries of the policy's gradient are cut; 5 in that code.
         cutout: Whether Cutout ends the standard augmentation, in both kinds of steps.
-        placebo: `uniform` never moves the policy, nor does `uniformaugment`, whose policy is GAR's
-            version of UniformAugment; `shuffled` permutes the rewards over the batch; `replay`
-            learns in half of the budget and trains anew under the policy's mean in the other.
+        placebo: `uniform` never moves the policy that augments, nor does `uniformaugment`, whose
+            policy is GAR's version of UniformAugment; `shuffled` permutes the rewards over the
+            batch; `replay` learns in half of the budget and trains anew under the policy's mean
+            in the other.
     """
 
     space: Literal["randaugment", "wide-long"] = "randaugment"
@@ -65,6 +70,16 @@ class GarConfig(MethodConfig):
     cutout: bool = True
     placebo: Literal["uniform", "uniformaugment", "shuffled", "replay"] | None = None
 
+    @model_validator(mode="after")
+    def _coherent(self) -> "GarConfig":
+        if self.reward == "nslr" and self.placebo == "shuffled":
+            raise ValueError("reward=nslr has one reward for all images: nothing to shuffle")
+        if self.norms and self.estimator != "hooks":
+            raise ValueError(
+                f"norms=true is for estimator=hooks: {self.estimator} counts them all"
+            )
+        return self
+
 
 class Gar(Method):
     """Online-Learned Augmentation-Strategy: the policy is learned during the one training.
@@ -78,8 +93,9 @@ class Gar(Method):
     Config: ClassVar[type[MethodConfig]] = GarConfig
 
     def minimum(self, task: Task) -> float:
-        """One training; a replay needs two."""
-        return 2.0 if self.config.placebo == "replay" else 1.0
+        """One training and the rewards of half its steps; a replay needs two."""
+        once = 1 + PASSES[self.config.estimator] / 6 if self.config.reward == "gar" else 1.0
+        return 2 * once if self.config.placebo == "replay" else once
 
     def policy(self, task: Task) -> Policy:
         """The policy before training, in its place before crop, flip and Cutout."""
@@ -88,17 +104,21 @@ class Gar(Method):
     def run(self, session: Session) -> Fitted:
         """Pairs of steps until the budget ends."""
         config, task = self.config, session.task
-        learner, policy = session.learner(), self._start(task)
-        if config.placebo == "replay":
-            scout = Pairs(session, session.learner(), policy, config)
-            with session.slice(0.5):
-                scout.train(milestones=False)
-            policy = scout.mean()
+        # The first learner and the first order of batches are those that pair with other methods.
+        learner, batches = session.learner(), session.batches("train")
+        policy = self._replayed(session) if config.placebo == "replay" else self._start(task)
         frozen = config.placebo in ("uniform", "uniformaugment", "replay")
-        Pairs(session, learner, policy, config, frozen).train()
+        Pairs(session, learner, policy, config, frozen, batches).train()
         return Fitted(learner, around(task, policy, config.cutout), self._deviations())
 
-    def _start(self, task: Task) -> Policy:
+    def _replayed(self, session: Session) -> TablePolicy:
+        """The mean of a policy that was learned in half of the budget."""
+        scout = Pairs(session, session.learner(), self._start(session.task), self.config)
+        with session.slice(0.5):
+            scout.train(milestones=False)
+        return scout.update.mean()
+
+    def _start(self, task: Task) -> TablePolicy:
         table = space(self.config.space)
         if self.config.placebo == "uniformaugment":
             return uniformaugment(table, fill(task), gar=True)
@@ -106,7 +126,10 @@ class Gar(Method):
 
     def _deviations(self) -> tuple[str, ...]:
         config = self.config
-        said = ["levels of operations without a magnitude are not credited: they change no image"]
+        said = [
+            "levels of operations without a magnitude are not credited: they change no image",
+            "steps without the policy still have crop, flip and Cutout, as in the author's code",
+        ]
         if config.reward == "nslr":
             said.append("the next step's loss is standardised by its running mean and deviation")
         elif config.estimator != "hooks":
@@ -128,26 +151,27 @@ class Pairs:
     Args:
         session: Meters it.
         learner: Is trained by both steps.
-        policy: Augments the first; `OpsAndLevels` unless frozen.
+        policy: Augments the first.
         config: The method's options.
-        frozen: Whether the policy stays as it is; rewards are computed and paid for as ever.
+        frozen: Whether the policy stays as it is; everything is computed and paid for as ever.
+        batches: The images; a new order by default.
     """
 
     def __init__(
         self,
         session: Session,
         learner: Learner,
-        policy: Policy,
+        policy: TablePolicy,
         config: GarConfig,
         frozen: bool = False,
+        batches: Iterator[Batch] | None = None,
     ) -> None:
-        self.session, self.learner, self.policy, self.config = session, learner, policy, config
+        self.session, self.learner, self.config = session, learner, config
         task = session.task
-        square = [cutout(task)] if config.cutout else []
         self.augmented = around(task, policy, config.cutout)
-        self.plain = Chain(standard(task), *square)
-        self.batches = session.batches("train")
-        self.update = None if frozen else Update(session, policy, config)
+        self.plain = Chain(standard(task), *([cutout(task)] if config.cutout else []))
+        self.batches = batches or session.batches("train")
+        self.update = Update(session, policy, config, frozen)
         self.judge: Judge | None = None
         if config.reward == "gar":
             self.judge = ESTIMATORS[config.estimator](learner, norms=config.norms)
@@ -193,13 +217,7 @@ class Pairs:
         self._step(second)
         session.tally(steps=2, images_seen=len(batch) + len(plain))
         session.log(train_loss=loss, plain_loss=value)
-        if self.update is not None:
-            self.update(draw[0], rewards)
-
-    def mean(self) -> OpsAndLevels:
-        """The policy's time average so far."""
-        assert self.update is not None
-        return self.update.mean()
+        self.update(draw[0], rewards)
 
     def _step(self, progress: float) -> None:
         if self.config.clip is not None:
@@ -214,11 +232,17 @@ class Update:
         session: Keeps the state, tallies and traces.
         policy: Is moved.
         config: The method's options.
+        frozen: Whether to move a copy that augments nothing, so that a placebo pays the same.
     """
 
-    def __init__(self, session: Session, policy: Policy, config: GarConfig) -> None:
+    def __init__(
+        self, session: Session, policy: TablePolicy, config: GarConfig, frozen: bool = False
+    ) -> None:
+        if frozen:
+            longest = policy.ops if isinstance(policy, Uniform) else config.longest
+            policy = OpsAndLevels(policy.space, longest=longest)
         assert isinstance(policy, OpsAndLevels)
-        self.session, self.policy, self.config = session, policy, config
+        self.session, self.policy, self.config, self.frozen = session, policy, config, frozen
         self.leaves = [leaf.requires_grad_() for leaf in policy.parameters()]
         betas = (config.beta1, 0.999)
         self.adam = torch.optim.Adam(self.leaves, config.lr, betas=betas, maximize=True)
@@ -226,7 +250,7 @@ class Update:
         self.sums = [torch.zeros_like(leaf) for leaf in self._probabilities()]
         session.keep(policy=policy, adam=self.adam, running=self.running, sums=self.sums)
 
-    def __call__(self, draw: object, rewards: Tensor) -> None:
+    def __call__(self, draw: Draw, rewards: Tensor) -> None:
         """One step.
 
         Args:
@@ -237,6 +261,9 @@ class Update:
         weights = standardised(rewards) if rewards.ndim else self.running.standardise(rewards)
         if self.config.placebo == "shuffled":
             weights = shuffled(weights, self.session.rng("placebo"))
+        if not isinstance(draw, Counted):  # UniformAugment's always has as many as it has slots
+            count = torch.full((len(draw),), draw.op.shape[1])
+            draw = Counted(draw.op, draw.level, draw.gate, draw.sign, draw.place, count)
         self.adam.zero_grad()
         (weights * self.policy.log_prob(draw)).mean().backward()
         if self.config.policy_clip is not None:
@@ -245,8 +272,9 @@ class Update:
         probabilities = self._probabilities()
         for total, now in zip(self.sums, probabilities, strict=True):
             total += now
-        self.session.tally(policy_updates=1)
-        self._trace(*probabilities)
+        if not self.frozen:
+            self.session.tally(policy_updates=1)
+            self._trace(*probabilities)
 
     def mean(self) -> OpsAndLevels:
         """The policy whose probabilities are the means over all updates."""
@@ -270,4 +298,5 @@ class Update:
 
     def _trace(self, counts: Tensor, keeps: Tensor, levels: Tensor) -> None:
         scale = torch.arange(levels.shape[1], dtype=torch.float64)
-        self.session.log(counts=counts, keeps=keeps, levels=levels @ scale)
+        mean = torch.where(self.policy.space.has_magnitude, levels @ scale, torch.nan)
+        self.session.log(counts=counts, keeps=keeps, levels=mean)

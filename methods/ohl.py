@@ -9,12 +9,13 @@ equations 2 to 6, Algorithm 1, Table 1.
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.augment.learnable import Categorical, pairs
 from bench.augment.policy import Batch, Chain, Policy
@@ -27,6 +28,7 @@ from bench.train.trajectories import trajectories
 from methods._reinforce import shuffled
 
 Tensor = torch.Tensor
+FROZEN = ("uniform", "replay")  # placebos whose training has a fixed distribution
 
 
 class OhlConfig(MethodConfig):
@@ -46,8 +48,8 @@ class OhlConfig(MethodConfig):
         recalibrate: Batches without the policy from which BatchNorm takes its statistics before
             accuracies are measured; 0 measures with the statistics of training, as the paper.
         cutout: Whether Cutout follows the operations.
-        stacked: Whether copies run as one program or one after the other; the first on a GPU by
-            default.
+        stacked: Whether copies run as one program, uncompiled, or one after the other; by default
+            the first on a GPU, unless learners are compiled.
         placebo: `uniform` never moves θ, the best copy still wins; with `copies=1` no copy is
             chosen either.  `shuffled` permutes accuracies over copies in the update of θ;
             `replay` learns in half of the budget and trains anew under the mean distribution.
@@ -65,6 +67,14 @@ class OhlConfig(MethodConfig):
     stacked: bool | None = None
     placebo: Literal["uniform", "shuffled", "replay"] | None = None
 
+    @model_validator(mode="after")
+    def _coherent(self) -> "OhlConfig":
+        if self.copies == 1 and self.placebo != "uniform":
+            raise ValueError(
+                "copies=1 learns nothing, there is nothing to compare: add placebo=uniform"
+            )
+        return self
+
 
 class Ohl(Method):
     """Learns a distribution over pairs of 36 elements during one training of N copies.
@@ -81,7 +91,11 @@ class Ohl(Method):
         """One training of each copy, validations included; a replay needs two."""
         config, recipe = self.config, task.recipe
         # A validation image costs a third of a training image, which goes backward too.
-        checked = len(task.val) / (3 * config.interval * recipe.batch_size)
+        batch = min(recipe.batch_size, len(task.train))
+        checked = (
+            len(task.val) / (3 * config.interval * batch)
+            + config.recalibrate / 3 / config.interval
+        )
         once = config.copies * (1 + (checked if config.copies > 1 else 0))
         return 2 * once if config.placebo == "replay" else once
 
@@ -92,15 +106,19 @@ class Ohl(Method):
     def run(self, session: Session) -> Fitted:
         """Periods until the budget ends."""
         config, task = self.config, session.task
-        learner, policy = session.learner(), self._start(task)
-        if config.placebo == "replay":
-            scout = Periods(session, session.learner(), policy, config)
-            with session.slice(0.5):
-                scout.train(milestones=False)
-            policy = scout.mean()
-        frozen = config.placebo in ("uniform", "replay") or config.copies == 1
-        Periods(session, learner, policy, config, frozen).train()
+        # The first learner and the first order of batches are those that pair with other methods.
+        learner, batches = session.learner(), session.batches("train")
+        policy = self._replayed(session) if config.placebo == "replay" else self._start(task)
+        Periods(session, learner, policy, config, config.placebo in FROZEN, batches).train()
         return Fitted(learner, self._around(task, policy), self._deviations())
+
+    def _replayed(self, session: Session) -> Categorical:
+        """The mean of a distribution that was learned in half of the budget."""
+        scout = Periods(session, session.learner(), self._start(session.task), self.config)
+        with session.slice(0.5):
+            scout.train(milestones=False)
+        assert scout.update is not None
+        return scout.update.mean()
 
     def _start(self, task: Task) -> Categorical:
         table = space("ohl" if self.config.signs else "ohl-unsigned")
@@ -122,6 +140,7 @@ class Ohl(Method):
             f"{config.start:g}, signs are {'random' if config.signs else 'positive'}, copies get "
             f"{config.momentum} momentum and the winner's BatchNorm statistics at a broadcast",
             "crop, flip and Cutout are the same for all copies, as the images are",
+            "operations come before the images are standardised; posterize keeps whole bits",
         ]
         if config.recalibrate:
             said.append(f"accuracies use BatchNorm statistics of {config.recalibrate} batches")
@@ -139,6 +158,7 @@ class Periods:
         policy: Augments, and is moved unless frozen.
         config: The method's options.
         frozen: Whether θ stays as it is.
+        batches: The images; a new order by default.
     """
 
     def __init__(
@@ -148,15 +168,16 @@ class Periods:
         policy: Categorical,
         config: OhlConfig,
         frozen: bool = False,
+        batches: Iterator[Batch] | None = None,
     ) -> None:
         self.session, self.learner, self.policy, self.config = session, learner, policy, config
         stacked = config.stacked
         if stacked is None:
-            stacked = session.task.device.type == "cuda"
+            stacked = session.task.device.type == "cuda" and not learner.compiled
         self.copies = trajectories(session, learner, config.copies, stacked, config.momentum)
         self.standard = standard(session.task)
         self.cutout = cutout(session.task)
-        self.batches = session.batches("train")
+        self.batches = batches or session.batches("train")
         self.update = None if frozen else Update(session, policy, config)
         self.counts = torch.zeros(config.copies, len(policy.logits), dtype=torch.int64)
         session.keep(policy=policy, counts=self.counts)
@@ -166,15 +187,19 @@ class Periods:
         session, interval = self.session, self.config.interval
         step = session.price("step", lambda: self.step(0.0))
         check = session.price("check", self.finish)
-        plan = session.plan(**counts(session.remaining, step, check, interval))
-        total = plan["step"]
+        plan = session.plan(**affordable(session.remaining, step, check, interval))
+        total, checked = plan["step"], False
         with session.slice(1.0):
             for done in range(total):
+                checked = False
                 self.step(done / total)
                 if (done + 1) % interval == 0 or done + 1 == total:
                     self.finish()
+                    checked = True
                     if milestones:
                         session.progress(self.learner, (done + 1) / total)
+        if not checked:  # the clock ended a period that nobody can judge any more
+            self.copies.broadcast(0)
 
     def step(self, progress: float) -> None:
         """One step of every copy, on the same images."""
@@ -291,7 +316,7 @@ def score(logits: Tensor, counts: Tensor, accuracies: Tensor) -> Tensor:
     return (1 - logits.sigmoid()) * (centred @ counts.to(centred.dtype)) / len(centred)
 
 
-def counts(budget: float, step: float, check: float, interval: int) -> dict[str, int]:
+def affordable(budget: float, step: float, check: float, interval: int) -> dict[str, int]:
     """How many steps and accuracy checks a budget (RT) pays for; there is one check at the end."""
     whole = math.floor(budget / (interval * step + check) * (1 + 1e-9))
     rest = budget - whole * (interval * step + check) - check

@@ -20,6 +20,7 @@ from bench.record import Record
 Array = npt.NDArray[np.float64]
 WIDTH, LABELS, GAP, ROW, HEAD, LEGEND = 960, 130, 24, 12, 46, 34
 LEAST_HEIGHT = 48
+NOTHING = 255.0  # white: no value
 PALE = 'fill="#57606a"'
 # From pale to dark, readable in grey: the ends and middle of a single blue hue.
 COLOURS = np.array([[247, 251, 255], [107, 174, 214], [8, 48, 107]], dtype=np.float64)
@@ -38,37 +39,41 @@ def series(record: Record) -> dict[str, Series]:
     found = {}
     for name, data in (record.trace or {}).items():
         if data["value"] and isinstance(data["value"][0], list):
-            values = np.array(data["value"], dtype=np.float64)
+            values = np.array(data["value"], dtype=np.float64)  # null becomes NaN
             if values.ndim == 2:
                 found[name] = Series(np.array(data["step"], dtype=np.float64), values)
     return found
 
 
 def placebo_of(record: Record, others: Sequence[Record]) -> Record | None:
-    """The run of the record's placebo: `shuffled` if there is one, else another that moves."""
-    same = [
-        other
-        for other in others
-        if other.method.placebo_of == record.method.spec
-        and (other.seed, other.budget) == (record.seed, record.budget)
-        and other.task is not None
-        and record.task is not None
-        and other.task.name == record.task.name
-        and series(other)
-    ]
-    same.sort(key=lambda other: other.method.options.get("placebo") != "shuffled")
-    return same[0] if same else None
+    """The shuffled placebo's run in the record's cell: the one whose policy moves too."""
+    for other in others:
+        if (
+            other.method.placebo_of == record.method.spec
+            and other.method.options.get("placebo") == "shuffled"
+            and other.method.source == record.method.source
+            and _cell(other) == _cell(record)
+            and series(other)
+        ):
+            return other
+    return None
+
+
+def _cell(record: Record) -> tuple[object, ...]:
+    """What two runs must share to stand beside each other."""
+    task = record.task.model_dump(exclude={"flipped", "train_counts"}) if record.task else None
+    return task, record.track, record.budget, record.seed
 
 
 def svg(
-    record: Record, placebo: Record | None, labels: Mapping[int, Sequence[str]], only: str = ""
+    record: Record, placebo: Record | None, labels: Mapping[str, Sequence[str]], only: str = ""
 ) -> str:
     """The picture.
 
     Args:
         record: Whose policy to show.
         placebo: Is shown beside it.
-        labels: Names of rows, by how many rows a series has.
+        labels: Names of rows, by series; numbers elsewhere.
         only: The one series to show; all by default.
 
     Raises:
@@ -86,7 +91,7 @@ def svg(
         if only in ("", name):
             panels = [one, *([beside[name]] if name in beside else [])]
             titles = [f"{name} · {run.method.spec}" for run in runs]
-            part, height = _row(y, panels, titles, labels.get(one.values.shape[1]))
+            part, height = _row(y, panels, titles, labels.get(name))
             parts.append(part)
             y += height
     return (
@@ -140,9 +145,10 @@ def _text(x: float, y: float, text: str, style: str = "") -> str:
 
 def _heat(values: Array, low: float, high: float, box: tuple[float, ...]) -> str:
     """Values (points, rows) as an embedded picture, time from left to right."""
-    share = np.nan_to_num((values.T - low) / max(high - low, 1e-300)) * (len(COLOURS) - 1)
-    at = np.clip(share.astype(int), 0, len(COLOURS) - 2)
+    share = (values.T - low) / max(high - low, 1e-300) * (len(COLOURS) - 1)
+    at = np.clip(np.nan_to_num(share).astype(int), 0, len(COLOURS) - 2)
     mixed = COLOURS[at] + (COLOURS[at + 1] - COLOURS[at]) * (share - at)[..., None]
+    mixed = np.where(np.isnan(share)[..., None], NOTHING, mixed)
     buffer = io.BytesIO()
     Image.fromarray(mixed.round().astype(np.uint8)).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -215,7 +215,8 @@ class Session:
             The counts to follow: these, or the recorded ones when a run is being replayed.
 
         Raises:
-            PlanError: If a label has no price, or the plan costs more than what remains.
+            PlanError: If a label has no price, or the plan is empty or costs more than what
+                remains.
         """
         unpriced = sorted(steps.keys() - self.prices.keys())
         if unpriced:
@@ -224,6 +225,12 @@ class Session:
             if len(self.plans) >= len(self._replay):
                 raise PlanError("the run makes more plans than the record that it repeats")
             steps = self._replay[len(self.plans)]
+        if not any(steps.values()):
+            label = next(iter(steps))
+            raise PlanError(
+                f"{self.remaining:.3g} RT remain, and they pay for nothing: one {label!r} costs "
+                f"{self.prices[label]:.3g} RT; allow more budget"
+            )
         cost = sum(self.prices[label] * count for label, count in steps.items())
         if self._replay is None and cost > self.remaining * (1 + 1e-6):
             raise PlanError(

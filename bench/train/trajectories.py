@@ -2,16 +2,17 @@
 
     copies = trajectories(session, learner, 8, stacked=True)
     losses = copies.step(images, targets, progress)       # images (8, B, C, H, W)
-    copies.broadcast(copies.accuracies(task.val).argmax())
+    copies.broadcast(int(copies.accuracies(task.val).argmax()))
 
 `Stacked` is one program over weights with a leading axis N: few large kernels instead of N times
 as many small ones, which a GPU wants.  `Sequential` is N learners, one after the other, which a
-CPU runs as fast.  They compute the same up to rounding.
+CPU runs faster.  They compute the same up to rounding, in single precision; in half precision
+BatchNorm gives single precision under `vmap`, and dropout differs.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from bench.data.arrays import Arrays
+from bench.errors import ConfigError
 from bench.train.evaluate import CHUNK
 from bench.train.learner import Learner, evaluating
 from bench.train.session import Session
@@ -64,7 +66,7 @@ class Trajectories(ABC):
         """Makes all copies equal to one: weights, BatchNorm statistics, and see `momentum`."""
 
     @abstractmethod
-    def recalibrated(self, batches: list[Tensor]) -> Any:
+    def recalibrated(self, batches: list[Tensor]) -> AbstractContextManager[None]:
         """A block in which the copies have BatchNorm statistics of other images.
 
         Args:
@@ -125,12 +127,14 @@ class Sequential(Trajectories):
             {name: value.clone() for name, value in learner.network.named_buffers()}
             for learner in self.learners
         ]
-        for learner in self.learners:
-            for number, images in enumerate(batches):
-                block = self.session.metered("recalibrate")
-                with _momentum(learner, 1 / (number + 1)), torch.no_grad(), block:
-                    learner(images)
         try:
+            for learner in self.learners:
+                for number, images in enumerate(batches):
+                    block = self.session.metered("recalibrate")
+                    # Eager: every momentum would be compiled anew.
+                    slow = _momentum(learner, 1 / (number + 1))
+                    with slow, learner.eager(), torch.no_grad(), block:
+                        learner(images)
             yield
         finally:
             for learner, values in zip(self.learners, before, strict=True):
@@ -146,6 +150,11 @@ class Stacked(Trajectories):
     ) -> None:
         super().__init__(session, learner, copies, momentum)
         network = learner.network
+        if any(getattr(m, "momentum", 0) is None for m in network.modules()):
+            raise ConfigError(
+                "BatchNorm with cumulative statistics (momentum=None) cannot be stacked: use "
+                "stacked=false"
+            )
         self.weights = {
             name: _stack(p, copies).requires_grad_() for name, p in network.named_parameters()
         }
@@ -177,7 +186,7 @@ class Stacked(Trajectories):
             # As many activations at a time as one copy has.
             for index in torch.arange(len(arrays)).split(max(1, CHUNK // self.copies)):
                 images, labels = arrays.take(index)
-                with self.session.metered("validate", copies=self.copies):
+                with self.session.metered("validate", copies=self.copies, size=len(index)):
                     right += (self._logits(images).argmax(2) == labels).sum(1)
         return right / len(arrays)
 
@@ -194,7 +203,8 @@ class Stacked(Trajectories):
                 buffer.copy_(buffer[best].clone().expand_as(buffer))
             elif self.momentum == "zero":
                 buffer.zero_()
-        own = self.learner.network.state_dict()
+        network = self.learner.network
+        own = dict(network.named_parameters()) | dict(network.named_buffers())
         for name, value in (self.weights | self.buffers).items():
             own[name].copy_(value[best])
 
@@ -202,11 +212,11 @@ class Stacked(Trajectories):
     def recalibrated(self, batches: list[Tensor]) -> Iterator[None]:
         """New statistics for all copies together; the old ones come back."""
         before = {name: value.clone() for name, value in self.buffers.items()}
-        for number, images in enumerate(batches):
-            block = self.session.metered("recalibrate", copies=self.copies)
-            with _momentum(self.learner, 1 / (number + 1)), torch.no_grad(), block:
-                self._logits(images, train=True)
         try:
+            for number, images in enumerate(batches):
+                block = self.session.metered("recalibrate", copies=self.copies)
+                with _momentum(self.learner, 1 / (number + 1)), torch.no_grad(), block:
+                    self._logits(images, train=True)
             yield
         finally:
             for name, value in self.buffers.items():
@@ -249,7 +259,7 @@ def _stack(value: Tensor, copies: int) -> Tensor:
 @contextmanager
 def _momentum(learner: Learner, momentum: float) -> Iterator[None]:
     """Another weight of the newest batch in all running statistics of BatchNorm."""
-    norms = [m for m in learner.network.modules() if hasattr(m, "running_mean")]
+    norms = [m for m in learner.network.modules() if getattr(m, "running_mean", None) is not None]
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = momentum  # type: ignore[assignment]

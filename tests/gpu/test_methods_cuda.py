@@ -50,7 +50,7 @@ def test_the_portable_bill_is_the_cpus(prepared: Prepared, spec: str) -> None:
     assert there.meter.ledger.flops("run") == here.meter.ledger.flops("run")
     assert there.session.plans == here.session.plans
     assert there.test.finite
-    assert there.test.error < 0.6
+    assert there.test.error < 0.75
 
 
 @pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]"])
@@ -88,6 +88,8 @@ def test_stacked_copies_take_the_sequential_steps(prepared: Prepared) -> None:
     rng = generator("images")
     shape = (4, 32, *prepared.task.train.images.shape[1:])
     images = torch.randint(256, shape, dtype=torch.uint8, generator=rng).cuda()
+    # Copies that saw each other's images would show in the losses.
+    images = images // torch.tensor([1, 2, 8, 64], dtype=torch.uint8).cuda().view(4, 1, 1, 1, 1)
     targets = torch.randint(10, (32,), generator=rng).cuda()
     losses = []
     for stacked in (False, True):

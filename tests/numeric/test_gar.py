@@ -13,6 +13,7 @@ from torch import nn
 from bench.augment.learnable import OpsAndLevels
 from bench.augment.spaces import space
 from bench.check import small_config
+from bench.errors import Diverged, PlanError
 from bench.plugins import Plugin, Selected
 from bench.stage import stage
 from bench.train.prepare import Prepared
@@ -49,13 +50,16 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def session_of(
-    small: Prepared, config: GarConfig, network: Callable[[], nn.Module] | None = None
+    small: Prepared,
+    config: GarConfig,
+    network: Callable[[], nn.Module] | None = None,
+    budget: float = 2.0,
 ) -> Session:
     """A session on the small task, perhaps with another network."""
     if network is not None:
         small = replace(small, task=replace(small.task, network=network))
     selected = Selected(Plugin(Gar, Path(__file__), ""), config, "gar", None)
-    session = stage(small, small_config(selected)).session
+    session = stage(small, small_config(selected, budget)).session
     session._observe = None
     return session
 
@@ -78,7 +82,7 @@ def watched(
 
     Returns what the augmented step was, the network, its weights then, g, and the rewards.
     """
-    config = GarConfig(estimator=estimator, norms=True)
+    config = GarConfig(estimator=estimator, norms=estimator == "hooks")
     session = session_of(small, config, network)
     learner = session.learner()
     pairs = Pairs(session, learner, policy_of(session), config)
@@ -267,8 +271,21 @@ def test_the_mean_policy_has_the_mean_probabilities(small: Prepared) -> None:
     torch.testing.assert_close(mean.levels.softmax(-1), levels.softmax(-1).mean(0))
 
 
-def test_equal_rewards_weigh_nothing() -> None:
-    assert torch.equal(standardised(torch.full((5,), 3.0)), torch.zeros(5))
+@pytest.mark.parametrize("value", [3.0, 0.1, 0.0, -2.302585])
+def test_equal_rewards_weigh_nothing(value: float) -> None:
+    rewards = torch.full((7,), value, dtype=torch.float64)
+    assert torch.equal(standardised(rewards), torch.zeros(7, dtype=torch.float64))
+    assert torch.equal(standardised(rewards[:1]), torch.zeros(1, dtype=torch.float64))
+    running = Running()
+    assert [running.standardise(r).item() for r in rewards.repeat(4)] == [0.0] * 28
+
+
+def test_a_reward_that_is_not_finite_ends_the_run() -> None:
+    lost = torch.tensor([1.0, torch.nan])
+    with pytest.raises(Diverged):
+        standardised(lost)
+    with pytest.raises(Diverged):
+        Running().standardise(lost[1])
 
 
 def test_shuffling_keeps_the_weights_and_loses_their_places() -> None:
@@ -334,12 +351,21 @@ def test_replay_trains_the_first_learner_under_the_mean_of_the_first_half(
 def test_the_trace_tells_how_the_policy_moved(small: Prepared) -> None:
     session, policy = run(small)
     trace = session.trace.export(10_000)
-    last = {name: torch.tensor(trace[name]["value"][-1]) for name in ("counts", "keeps", "levels")}
+    last = {
+        name: torch.tensor([torch.nan if v is None else v for v in trace[name]["value"][-1]])
+        for name in ("counts", "keeps", "levels")
+    }
     logits = {name: torch.tensor(policy[name]) for name in last}
     torch.testing.assert_close(last["counts"], logits["counts"].softmax(-1))
     torch.testing.assert_close(last["keeps"], logits["keeps"].sigmoid())
     scale = torch.arange(31.0)
-    torch.testing.assert_close(last["levels"], logits["levels"].softmax(-1) @ scale)
+    levels = logits["levels"].softmax(-1) @ scale
+    table = space("randaugment")
+    assert [value is None for value in trace["levels"]["value"][-1]] == (
+        (~table.has_magnitude).tolist()
+    )
+    moved = table.has_magnitude
+    torch.testing.assert_close(last["levels"][moved], levels[moved])
 
 
 def test_options_change_what_they_name(small: Prepared) -> None:
@@ -366,4 +392,18 @@ def test_gar_gives_up_the_operation_that_hurts(seed: int) -> None:
 
 def test_its_placebo_does_not() -> None:
     config = GarConfig(longest=2, placebo="shuffled")
-    assert not all(gar_planted.passes(gar_planted.keeps(seed, config)) for seed in range(2))
+    assert not any(gar_planted.passes(gar_planted.keeps(seed, config)) for seed in range(3))
+
+
+def test_options_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to shuffle"):
+        GarConfig(reward="nslr", placebo="shuffled")
+    with pytest.raises(ValueError, match="norms=true"):
+        GarConfig(norms=True)
+
+
+@pytest.mark.parametrize("placebo", [None, "replay"])
+def test_a_budget_without_a_pair_is_refused(small: Prepared, placebo: Any) -> None:
+    config = GarConfig(placebo=placebo)
+    with pytest.raises(PlanError, match="pay for nothing"):
+        Gar(config).run(session_of(small, config, budget=0.04 if placebo is None else 0.08))

@@ -1,4 +1,4 @@
-"""OHL: the score-function estimate, the plan, selection, placebos, and the planted test."""
+"""OHL: the score-function estimate, the plan, selection, placebos, and the planted test (slow)."""
 
 import itertools
 from pathlib import Path
@@ -10,10 +10,12 @@ import torch
 from bench.augment.learnable import Categorical, pairs
 from bench.augment.spaces import space
 from bench.check import small_config
+from bench.errors import BudgetExhausted, PlanError
 from bench.plugins import Plugin, Selected
 from bench.stage import stage
 from bench.train.prepare import Prepared
 from bench.train.session import Session
+from benchmarks import ohl_planted
 from methods import ohl
 from methods.ohl import Ohl, OhlConfig, Periods, Update, score
 
@@ -75,7 +77,7 @@ def test_the_closed_form_is_the_log_probabilities_gradient() -> None:
 @pytest.mark.parametrize("budget", [3.0, 2.2, 1.01, 0.5, 0.0])
 def test_the_plan_fills_the_budget_and_ends_with_a_check(budget: float) -> None:
     step, check, interval = 0.03, 0.11, 7
-    plan = ohl.counts(budget, step, check, interval)
+    plan = ohl.affordable(budget, step, check, interval)
     assert plan["check"] == -(-plan["step"] // interval)
     spent = plan["step"] * step + plan["check"] * check
     assert spent <= budget + 1e-9
@@ -198,7 +200,7 @@ def test_the_mean_distribution_is_the_mean_of_the_distributions(small: Prepared)
 
 
 def test_one_copy_neither_learns_nor_checks(small: Prepared) -> None:
-    session, policy = run(small)[0], None
+    session, _ = run(small)
     config = OhlConfig(copies=1, placebo="uniform")
     single = session_of(small, config)
     policy = Ohl(config).run(single).policy.describe()["of"][1]
@@ -232,3 +234,56 @@ def test_options_change_what_they_name(small: Prepared) -> None:
         }.items()
     }
     assert len(set(outcomes.values())) == len(outcomes)
+
+
+def test_one_copy_can_only_be_a_placebo() -> None:
+    for placebo in (None, "shuffled", "replay"):
+        with pytest.raises(ValueError, match="copies=1"):
+            OhlConfig(copies=1, placebo=placebo)
+
+
+def test_a_budget_without_a_period_is_refused(small: Prepared) -> None:
+    config = OhlConfig(copies=8)
+    with pytest.raises(PlanError, match="pay for nothing"):
+        Ohl(config).run(session_of(small, config, budget=0.57))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_period_that_is_cut_short_ends_in_the_first_copy(
+    small: Prepared, stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OhlConfig(copies=3, interval=4, stacked=stacked)
+    session = session_of(small, config)
+    policy = Ohl(config)._start(session.task)
+    periods = Periods(session, session.learner(), policy, config)
+    step, done = periods.step, []
+
+    def cut(progress: float) -> None:
+        if len(done) == 7:  # one is the rehearsal's: 4 steps, an update, 2 steps
+            raise BudgetExhausted("the end", session._meter.ledger._fences[-1])
+        done.append(progress)
+        step(progress)
+
+    monkeypatch.setattr(periods, "step", cut)
+    periods.train()
+    copies: Any = periods.copies
+    weights = dict(periods.learner.network.named_parameters())
+    first = (
+        {name: value[0] for name, value in copies.weights.items()}
+        if stacked
+        else dict(copies.learners[0].network.named_parameters())
+    )
+    assert all(torch.equal(weights[name], first[name]) for name in weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 15))
+def test_ohl_gives_up_the_operation_that_hurts(seed: int) -> None:
+    """On other seeds than those that the band was read from."""
+    assert ohl_planted.passes(ohl_planted.marginals(seed, OhlConfig(interval=4)))
+
+
+@pytest.mark.slow
+def test_its_placebo_does_not() -> None:
+    config = OhlConfig(interval=4, placebo="shuffled")
+    assert not any(ohl_planted.passes(ohl_planted.marginals(seed, config)) for seed in (10, 11))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.check import small_config
+from bench.errors import ConfigError
 from bench.plugins import Plugin, Selected
 from bench.stage import stage
 from bench.train.prepare import Prepared
@@ -129,9 +130,12 @@ def test_a_stacked_step_costs_what_the_sequential_ones_cost(prepared: Prepared) 
         copies.accuracies(prepared.task.val)
         with copies.recalibrated([images[0]]):
             pass
-    bills = [
-        {i[0]: i[2].flops for i in copies.session._meter.ledger.items("run")} for copies in made
-    ]
+    bills = []
+    for copies in made:
+        bill: dict[str, int] = {}
+        for label, _, item in copies.session._meter.ledger.items("run"):
+            bill[label] = bill.get(label, 0) + item.flops
+        bills.append(bill)
     assert bills[0] == bills[1]
     assert set(bills[0]) == {"train", "validate", "recalibrate"}
 
@@ -193,3 +197,50 @@ def test_a_rehearsal_leaves_no_trace(prepared: Prepared, stacked: bool) -> None:
     session.price("step", lambda: (copies.step(*batches[1], 0.0), copies.broadcast(1)))
     for old, state in zip(before, states(copies), strict=True):
         assert all(torch.equal(old[name], state[name]) for name in old)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_statistics_come_back_when_recalibration_is_cut_short(
+    prepared: Prepared, stacked: bool
+) -> None:
+    session = session_of(prepared)
+    copies = trajectories(session, session.learner(), N, stacked)
+    (images, targets), *_ = data(prepared, 1)
+    copies.step(images, targets, 0.0)
+    before = [{name: value.clone() for name, value in s.items()} for s in states(copies)]
+    with pytest.raises(RuntimeError), copies.recalibrated([images[0], images[0][:, :, :0]]):
+        pass
+    for old, state in zip(before, states(copies), strict=True):
+        assert all(torch.equal(old[name], state[name]) for name in old)
+
+
+class Unsaved(Small):
+    """With a buffer that no state has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.ones(10), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.offset
+
+
+def test_buffers_that_no_state_has_do_not_stop_a_broadcast(small: Prepared) -> None:
+    session = session_of(replace(small, task=replace(small.task, network=Unsaved)))
+    copies = trajectories(session, session.learner(), N, stacked=True)
+    copies.step(*data(small, 1)[0], 0.0)
+    copies.broadcast(1)
+
+
+class Cumulative(Small):
+    """With statistics that are means over everything so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm.momentum = None  # type: ignore[assignment]
+
+
+def test_cumulative_statistics_cannot_be_stacked(small: Prepared) -> None:
+    session = session_of(replace(small, task=replace(small.task, network=Cumulative)))
+    with pytest.raises(ConfigError, match="stacked=false"):
+        trajectories(session, session.learner(), N, stacked=True)

@@ -38,7 +38,7 @@ def images(picture: str) -> list[np.ndarray]:
 
 
 def test_time_goes_right_rows_go_down_and_more_is_darker() -> None:
-    picture = svg(run(), None, {3: ["a & b", "c", "d"]})
+    picture = svg(run(), None, {"keeps": ["a & b", "c", "d"]})
     (image,) = images(picture)
     assert image.shape == (3, 2, 3)
     grey = image.astype(int).sum(2)
@@ -61,13 +61,22 @@ def test_its_placebo_stands_beside_it_on_the_same_scale() -> None:
 
 def test_the_placebo_is_of_the_same_method_task_budget_and_seed() -> None:
     mine, shuffled = run(), run(placebo="shuffled")
-    uniform = run(placebo="uniform")
-    others = [run(spec="ohl", placebo="shuffled"), uniform, shuffled, mine]
+    others = [run(spec="ohl", placebo="shuffled"), run(placebo="replay"), shuffled, mine]
     assert placebo_of(mine, others) is shuffled
-    assert placebo_of(mine, [uniform]) is uniform
+    assert placebo_of(mine, others[:2]) is None
     assert placebo_of(mine, [run(placebo="shuffled", seed=7), mine]) is None
+    assert placebo_of(mine, [run(placebo="shuffled", track="gpu")]) is None
     still = shuffled.model_copy(update={"trace": {}})
     assert placebo_of(mine, [still]) is None
+
+
+def test_no_value_is_white() -> None:
+    made = run()
+    assert made.trace is not None
+    made.trace["keeps"]["value"] = [[None, 0.5, 1.0], [None, 0.5, 0.8]]
+    (image,) = images(svg(made, None, {}))
+    assert (image[0] == 255).all()
+    assert (image[1] != 255).any()
 
 
 def test_a_series_that_is_not_there_is_named() -> None:
@@ -80,7 +89,7 @@ def test_a_series_that_is_not_there_is_named() -> None:
 def test_rows_are_named_after_the_policys_operations() -> None:
     part = {"policy": "categorical", "space": "ohl"}
     made = run().model_copy(update={"policy": {"policy": "chain", "of": [part]}})
-    labels = labels_of(made)[36]
+    labels = labels_of(made)["marginals"]
     assert labels[0] == "shear-x 0.1"
     assert labels[-1] == "invert"
     assert labels_of(run().model_copy(update={"policy": None})) == {}
