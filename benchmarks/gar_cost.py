@@ -1,6 +1,6 @@
 """What GAR's rewards cost: pairs of steps with them against the same pairs without.
 
-    python benchmarks/gar_cost.py [--rounds 9] [--networks wrn-16-2,wrn-28-10]
+    python benchmarks/gar_cost.py [--rounds 21] [--networks wrn-16-2,wrn-28-10]
 
 Everything goes through `methods.gar.Pairs` in a session, on random uint8 images of 32×32, so the
 policy's draws, its log-probabilities and Adam count.  Two steps make a pair, of which the first is
@@ -15,14 +15,17 @@ judged.  The variants:
   differentiates it once (the paper's way ii); `naive_pair` and `naive_pair_reuse` unroll only the
   first step of each pair, as GAR judges only that one.
 
-Variants take turns in one process, a pair each, round after round; a time ratio is the median over
-rounds of a variant's time over plain's.  On a CPU that is the CPU time of one thread, on a CUDA
-device wall time around synchronisations.
+Variants take turns, a pair each, round after round (the naive ones every third round); a time
+ratio is the median over rounds of a variant's time over plain's.  On a CPU that is the CPU time of
+one thread, on a CUDA device wall time around synchronisations.  Each variant has a process of its
+own, whose allocator keeps what is freed, as torch's does on CUDA devices.  Left to itself, glibc
+hands some of it back, and the page faults that follow took up to 15 % of a variant's time, plain's
+too, by the luck of its heap.
 
 Memory is the peak above the state at rest (weights, optimiser, data).  On a CPU it adds up what
 torch's allocator gives out and takes back during a pair, which the profiler reports and which is
-the same every time; buffers of oneDNN's own are not in it.  Beside it stands the resident set's
-peak in a process for each variant, above what is resident after the pair.
+the same every time; buffers of oneDNN's own are not in it.  Beside it stands, for some, the
+resident set's peak above what was resident before the pair.
 
 Figures: `naive_agrees`, the largest relative error in float64 between the unrolled gradients and
 the rewards of the tape; `gar_time_ratio`, `gar_memory_ratio`, the same for each `naive` variant,
@@ -88,8 +91,10 @@ NAIVE = {  # name -> whether every step is unrolled, whether the next gradient i
     "naive_pair": (False, False),
     "naive_pair_reuse": (False, True),
 }
-# Large freed blocks go back to the system, so that the resident set is what is held.
-ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+# What glibc does with freed blocks: keeps them, for the timing, or hands large ones back to the
+# system, so that the resident set is what is held.
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(1 << 40), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Case:
         rounds: Timed rounds, as a share of what was asked for.
         suffix: Of the figures' names.
         variants: Which are measured.
+        resident: For which of them the resident set is looked at too, in one more process.
     """
 
     network: str
@@ -109,6 +115,7 @@ class Case:
     rounds: float
     suffix: str
     variants: tuple[str, ...]
+    resident: tuple[str, ...] = ()
 
 
 EVERY = (*CONFIGS, *NAIVE)
@@ -120,10 +127,11 @@ if CUDA:
     }
 else:
     CASES = {
-        "wrn-16-2": Case("wrn-16-2", 64, 1.0, "", EVERY),
-        "wrn-28-10": Case("wrn-28-10", 8, 0.45, "_wide", SOME),
+        "wrn-16-2": Case("wrn-16-2", 64, 1.0, "", EVERY, ("plain", "gar", "naive")),
+        "wrn-28-10": Case("wrn-28-10", 8, 0.25, "_wide", SOME),
     }
 PAIRS = 20 if CUDA else 1  # a turn; on a CUDA device one would be mostly synchronisation
+SLOW = 3  # the naive variants, several times dearer, are timed in every third round only
 
 
 class Unrolled:
@@ -189,6 +197,18 @@ class Unrolled:
         return meta
 
 
+class Plain(Pairs):
+    """Pairs of steps whose policy stays as it is; give it a configuration without a judge."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.update = ignore
+
+
+def ignore(*_: object) -> None:
+    """Does nothing."""
+
+
 class Unrolling(Pairs):
     """Pairs of steps whose rewards come from unrolled updates.
 
@@ -207,7 +227,6 @@ class Unrolling(Pairs):
         draw, _ = self._half(self.augmented, first, True)
         _, rewards = self._half(self.plain, second, self.every)
         assert rewards is not None
-        assert self.update is not None
         self.update(draw[0], rewards)
 
     def _half(self, policy: Any, progress: float, watch: bool) -> tuple[Any, Any]:
@@ -249,7 +268,8 @@ class Variant:
         price = ReferencePrice(1, 1.0)
         self._ledger = Ledger(float("inf"), price, "portable", Clock(self.device))
         session = Session(task, Meter(self._ledger, self.device, audit_rate=0.0), seed=0)
-        config = CONFIGS.get(name, CONFIGS["plain"])
+        # The policy hardly moves, so that all variants do the same augmentation all the time.
+        config = CONFIGS.get(name, CONFIGS["plain"]).model_copy(update={"lr": 1e-6})
         table = space(config.space)
         policy = OpsAndLevels(table, fill(task), longest=config.longest)
         given = session, session.learner(), policy, config
@@ -257,7 +277,7 @@ class Variant:
             every, reuse = NAIVE[name]
             self._make: Callable[[], Pairs] = partial(Unrolling, *given, every=every, reuse=reuse)
         else:
-            self._make = partial(Pairs, *given, frozen=name == "plain")
+            self._make = partial(Plain if name == "plain" else Pairs, *given)
         self._pairs = self._make()
 
     def rest(self) -> None:
@@ -305,15 +325,12 @@ def peak(work: Callable[[], object]) -> int:
     return most
 
 
-def resident(name: str, case: Case) -> None:
-    """Prints the resident set's peak during a pair, in bytes above what was resident before."""
-    variant = Variant(name, case)
-    variant()
-    variant.rest()
+def resident(work: Callable[[], object]) -> int:
+    """Bytes that are resident at most during a call, above what was before; Linux only."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
     before = status("VmRSS")
-    variant()
-    print(status("VmHWM") - before)
+    work()
+    return status("VmHWM") - before
 
 
 def status(entry: str) -> int:
@@ -325,17 +342,72 @@ def status(entry: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
-def resident_apart(name: str, case: Case) -> float:
-    """The same from a process of its own; not a number where there is nothing to be had.
+def turn(variant: Variant) -> None:
+    """What is timed at once."""
+    for _ in range(PAIRS):
+        variant()
 
-    One network shall do: the processes take long to start, and the two counts are alike.
+
+def timed(variant: Variant) -> float:
+    """Seconds a pair, over a turn of `PAIRS`."""
+    return seconds(partial(turn, variant)) / PAIRS
+
+
+def serve(name: str, case: Case) -> None:
+    """Makes a variant and measures it as the lines of the standard input say, a line an answer."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # torch's own rules
+    variant = Variant(name, case)
+    variant()  # its blocks are counted while they run
+    measures = {"work": Variant.work, "time": timed, "peak": peak, "resident": resident}
+    for line in sys.stdin:
+        asked = line.strip()
+        if asked in ("peak", "resident"):
+            variant.rest()
+        elif CUDA:
+            variant()  # finds the room that was given back below
+        print(json.dumps(measures[asked](variant)), flush=True)
+        if CUDA:
+            variant.rest()
+            torch.cuda.empty_cache()  # for the other processes
+
+
+class Apart:
+    """A variant in a process of its own, which works only when it is asked.
+
+    Args:
+        name: Of `EVERY`.
+        case: Network and batch.
+        environment: Variables for the process.
     """
-    if CUDA or case.suffix or not Path("/proc/self/clear_refs").exists():
-        return float("nan")
-    command = [sys.executable, __file__, "--networks", case.network, "--resident", name]
-    environment = {**os.environ, **ALLOCATOR}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+
+    def __init__(self, name: str, case: Case, environment: dict[str, str]) -> None:
+        command = [sys.executable, __file__, "--networks", case.network, "--serve", name]
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, measure: str) -> Any:
+        """The answer to a question that `serve` knows.
+
+        Raises:
+            RuntimeError: If the process has ended.
+        """
+        self._process.stdin.write(measure + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process ended with {self._process.wait()} before {measure!r}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def agreement() -> float:
@@ -380,21 +452,21 @@ class Costs:
     """What was measured of one case, by variant.
 
     Attributes:
-        time: Seconds a pair, one for each round.
+        time: Seconds a pair, by round.
         flops: Of a pair.
         memory: Peak bytes above the state at rest.
-        resident: The same of the resident set.
+        resident: The same of the resident set, where it was looked at.
     """
 
-    time: dict[str, list[float]]
+    time: dict[str, dict[int, float]]
     flops: dict[str, int]
     memory: dict[str, int]
-    resident: dict[str, float]
+    resident: dict[str, int]
 
     def slower(self, name: str) -> float:
         """Median over rounds of a variant's time over plain's."""
-        pairs = zip(self.time[name], self.time["plain"], strict=True)
-        return statistics.median(mine / plain for mine, plain in pairs)
+        plain = self.time["plain"]
+        return statistics.median(mine / plain[done] for done, mine in self.time[name].items())
 
     def larger(self, name: str) -> float:
         """A variant's memory over plain's."""
@@ -407,60 +479,55 @@ def distinct(names: tuple[str, ...]) -> list[str]:
 
 
 def measure(case: Case, rounds: int) -> Costs:
-    """Times the variants in turns, then looks at each one's memory.
+    """Times the variants in turns, and looks at each one's memory.
 
     Raises:
         RuntimeError: If plain pairs pay for rewards.
     """
     names = distinct(case.variants)
-    costs = Costs({name: [] for name in names}, {}, {}, {})
-    variants = {name: Variant(name, case) for name in names}
-    for name, variant in variants.items():
-        variant()  # whose blocks are counted while they run
-        work = variant.work()
-        if name == "plain" and (work.keys() > {"augment", "train", "reward"} or work["reward"]):
+    costs = Costs({name: {} for name in names}, {}, {}, {})
+    apart: dict[str, Apart] = {}
+    for name in names:  # one after the other, lest they share the processor
+        apart[name] = Apart(name, case, KEEPING)
+        work = apart[name]("work")
+        if name == "plain" and (work.keys() - {"augment", "train", "reward"} or work["reward"]):
             raise RuntimeError(f"plain pairs cost {work}: they are no yardstick")
         costs.flops[name] = sum(work.values())
-    for turn in range(rounds):
-        shift = turn % len(names)
+    for done in range(rounds):
+        shift = done % len(names)
         for name in names[shift:] + names[:shift]:
-            costs.time[name].append(seconds(partial(repeat, variants[name])) / PAIRS)
-    for name, variant in variants.items():
-        variant.rest()
-        costs.memory[name] = peak(variant)
-    del variants, variant
+            if name not in NAIVE or done % SLOW == 0:
+                costs.time[name][done] = apart[name]("time")
     for name in names:
-        costs.resident[name] = resident_apart(name, case)
+        costs.memory[name] = apart[name]("peak")
+        apart[name].close()
+    for name in names if Path("/proc/self/clear_refs").exists() else ():
+        if name in case.resident:
+            alone = Apart(name, case, RETURNING)
+            costs.resident[name] = alone("resident")
+            alone.close()
     for name in set(case.variants) - set(names):
         for column in (costs.time, costs.flops, costs.memory, costs.resident):
-            column[name] = column["gar"]  # type: ignore[index]
+            if "gar" in column:
+                column[name] = column["gar"]
     return costs
-
-
-def repeat(variant: Variant) -> None:
-    """One turn."""
-    for _ in range(PAIRS):
-        variant()
 
 
 def show(case: Case, costs: Costs) -> None:
     """Prints a table of a case."""
-    rounds, where = (
-        len(costs.time["plain"]),
-        "on a CUDA device" if CUDA else "one thread, CPU time",
-    )
+    rounds = len(costs.time["plain"])
+    where = "on a CUDA device" if CUDA else "one thread, CPU time"
     print(f"{case.network}, batch {case.batch}, {rounds} rounds of {PAIRS} pairs, {where}")
     print("variant            ms a step      ×  FLOPs ×     MiB      ×     RSS      ×")
     for name in case.variants:
-        step = 500 * statistics.median(costs.time[name])
+        step = 500 * statistics.median(costs.time[name].values())
         flops = costs.flops[name] / costs.flops["plain"]
-        rss, base = costs.resident[name], costs.resident["plain"]
-        print(
-            f"{name:17}{step:11.1f}{costs.slower(name):7.3f}{flops:9.3f}"
-            f"{costs.memory[name] / MIB:8.1f}{costs.larger(name):7.3f}"
-            f"{rss / MIB:8.1f}{rss / base:7.3f}",
-            flush=True,
-        )
+        line = f"{name:17}{step:11.1f}{costs.slower(name):7.3f}{flops:9.3f}"
+        line += f"{costs.memory[name] / MIB:8.1f}{costs.larger(name):7.3f}"
+        if name in costs.resident:
+            held = costs.resident[name]
+            line += f"{held / MIB:8.1f}{held / costs.resident['plain']:7.3f}"
+        print(line, flush=True)
 
 
 def figures(case: Case, costs: Costs) -> dict[str, float]:
@@ -480,9 +547,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default 9)")
+    parser.add_argument("--rounds", type=int, default=21, help="timed rounds (default 21)")
     parser.add_argument("--networks", default=",".join(CASES), help="which of the two")
-    parser.add_argument("--resident", choices=EVERY, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=EVERY, help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.networks = given.networks.split(",")
     if not set(given.networks) <= set(CASES):
@@ -495,12 +562,11 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Checks, measures, prints."""
     given = arguments()
-    torch.set_num_threads(1)
-    if given.resident:
-        resident(given.resident, CASES[given.networks[0]])
+    if given.serve:
+        serve(given.serve, CASES[given.networks[0]])
         return
     began = time.perf_counter()
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # torch's own rules
+    torch.set_num_threads(1)
     found = {"naive_agrees": agreement()}
     for network in given.networks:
         case = CASES[network]

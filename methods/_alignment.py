@@ -194,7 +194,8 @@ def _inner(call: Call, gradients: Gradients) -> Tensor:
         y = functional_call(layer, own, (x,))
     assert delta is not None
     exact = torch.promote_types(delta.dtype, torch.float32)  # sums of half precision drift
-    return (y.to(exact) * delta).flatten(1).sum(1)
+    product = y.to(exact) * delta
+    return product.sum(tuple(range(1, product.ndim)))  # flattening would copy channels_last
 
 
 def _cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
