@@ -1,9 +1,10 @@
 """Finds methods: every class derived from `Method` in the one-file modules of some folders.
 
 Nothing registers itself; a file in `methods/` or `baselines/`, or one given with `--plugin`, is
-enough.  A method's source digest is its file's, so editing the file makes new records.
+enough.  A method's source digest is its file's and its helpers', so editing one makes new records.
 """
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -132,19 +133,40 @@ def options_of(config: MethodConfig, only_changed: bool = False) -> dict[str, An
 
 
 def digest(path: Path) -> str:
-    """SHA-256 prefix of a method's source: its file, and the helpers `_*.py` beside it.
+    """SHA-256 prefix of a method's source: its file, and the helpers beside it that it imports.
+
+    A helper is called `_NAME.py`; what it imports in turn counts too.  So a method's runs stay
+    valid while the helpers of others change.
 
     Raises:
         ConfigError: If one cannot be read.
     """
-    helpers = sorted(p for p in path.parent.glob("_*.py") if p.name != "__init__.py")
     total = hashlib.sha256()
     try:
-        for source in (path, *helpers):
+        helpers: set[Path] = set()
+        waiting = [path]
+        while waiting:
+            new = _helpers(waiting.pop()) - helpers
+            helpers |= new
+            waiting += new
+        for source in (path, *sorted(helpers - {path})):
             total.update(source.read_bytes())
         return total.hexdigest()[:16]
     except OSError as error:
         raise ConfigError(f"--plugin {str(path)!r} cannot be read: {error.strerror}") from error
+    except SyntaxError as error:
+        raise ConfigError(f"{path} cannot be imported: SyntaxError: {error.msg}") from error
+
+
+def _helpers(path: Path) -> set[Path]:
+    """The files `_NAME.py` beside a file that it imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {part for alias in node.names for part in alias.name.split(".")}
+            names |= set((getattr(node, "module", None) or "").split("."))
+    found = {path.with_name(f"{name}.py") for name in names if name.startswith("_")}
+    return {each for each in found if each.name != "__init__.py" and each.is_file()}
 
 
 def _spec(name: str, options: dict[str, Any]) -> str:
