@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import sidefile
 from bench.data.sources import canonical
 from bench.errors import ConfigError
 from bench.record import Record, read_record, record_path, write_record
@@ -60,10 +61,14 @@ class Archive:
                     "leaderboard; choose another --name or move those records away"
                 )
 
-    def add(self, record: Record) -> Path:
+    def add(self, record: Record, arrays: sidefile.SideArrays | None = None) -> Path:
         """Writes a record, and moves older ones of its cell aside.
 
         There are older ones when the method's source, the machine's kind or a flag has changed.
+
+        Args:
+            record: To be written.
+            arrays: For its side file, if there are any.
         """
         path = record_path(self.results, self.suite, record.hash)
         cell = _cell(record.config)
@@ -74,6 +79,11 @@ class Archive:
                 aside = self.results / self.suite / "superseded" / other.name
                 aside.parent.mkdir(exist_ok=True)
                 other.replace(aside)
+        if arrays:
+            # Before the record that names its digest: a kill or a full disk in between leaves a
+            # file that nobody names, and that the next try replaces.
+            digest = sidefile.write(sidefile.beside(path), arrays)
+            record = record.model_copy(update={"side_file": digest})
         write_record(path, record)
         return path
 

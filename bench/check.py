@@ -83,7 +83,7 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
         ),
         Finding("RNG hygiene", first.hygienic, "the global generators are where they were"),
     ]
-    if method.clean_labels == "none":
+    if method.declared(selected.config) == "none":
         without = trial(selected, other_val(prepared), config)
         same = first.outcome == without.outcome
         findings.append(Finding("clean labels", same, "permuted validation labels change nothing"))

@@ -95,6 +95,10 @@ def run(
         float, typer.Option(min=0, help="GiB of decoded images to hold in memory.")
     ] = 4.0,
     skip_corrupt: Annotated[bool, typer.Option(help="Leave unreadable images out.")] = False,
+    keep_features: Annotated[
+        bool,
+        typer.Option("--keep-features", help="Keep features of test images, for `points`."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Only print what would run.")] = False,
     results: Results = Path("results"),
     plugin: Plugins = None,
@@ -123,6 +127,7 @@ def run(
         memory_limit=int(memory_limit * (1 << 30)),
         skip_corrupt=skip_corrupt,
         results=results,
+        keep_features=keep_features,
     )
     campaign = drive.plan(request, plugins(plugin))
     if dry_run:
@@ -192,7 +197,6 @@ def timeline_(
     results: Results = Path("results"),
 ) -> None:
     """Draws a run's policy over time, with its placebo's beside it where there is one."""
-    from bench.errors import ConfigError
     from bench.preview import labels_of
     from bench.record import find_record, read_records
     from bench.report import timeline
@@ -201,14 +205,39 @@ def timeline_(
     kept = (results / record.suite / "runs").is_dir()
     others = read_records(results, record.suite) if kept else []
     placebo = timeline.placebo_of(record, others)
-    picture = timeline.svg(record, placebo, labels_of(record), series)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(picture, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--output {output}: {error.strerror}") from error
+    _write(output, timeline.svg(record, placebo, labels_of(record), series))
     beside = f"beside {placebo.method.spec}" if placebo else "no run of its placebo is there"
     typer.echo(f"wrote {output}; {beside}")
+
+
+@app.command("points")
+@one_sentence
+def points_(
+    run: Annotated[str, typer.Argument(help="A record's path, or the first letters of its hash.")],
+    output: Annotated[Path, typer.Option("--output", "--out", help="The SVG to write.")] = Path(
+        "points.svg"
+    ),
+    results: Results = Path("results"),
+) -> None:
+    """Draws what a run learned about each training image, and where it errs on test images.
+
+    What its placebo learned stands beside it, where there is a run of it.
+    """
+    from bench import sidefile
+    from bench.record import find_path, read_record, read_records
+    from bench.report import points, timeline
+
+    path = find_path(results, run)
+    record, beside = read_record(path), sidefile.beside(path)
+    features, lacking = {}, "it ran without --keep-features"
+    if record.side_file is not None and beside.exists():
+        features = sidefile.read(beside, record.side_file, sidefile.FEATURES)
+    elif record.side_file is not None:  # not published with the record: the rest can be drawn
+        lacking = f"{beside} is not here"
+    kept = (results / record.suite / "runs").is_dir()
+    placebo = timeline.placebo_of(record, read_records(results, record.suite) if kept else [])
+    _write(output, points.svg(record, features, placebo))
+    typer.echo(f"wrote {output}" + ("" if features else f"; no map of features: {lacking}"))
 
 
 policy_app = typer.Typer(no_args_is_help=True, help="Learned and fixed policies of finished runs.")
@@ -286,6 +315,16 @@ def list_(
     width = max(len(name) for name, _ in entries)
     for entry, text in entries:
         typer.echo(f"{entry:{width}}  {text}")
+
+
+def _write(output: Path, picture: str) -> None:
+    from bench.errors import ConfigError
+
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror}") from error
 
 
 def _plugin_hint(path: Path) -> str:

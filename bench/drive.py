@@ -4,7 +4,7 @@
 has no finished record yet, and is the only writer of records.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from bench.executor import LocalProcesses, Started
 from bench.plugins import Plugin, Selected, select
 from bench.request import Request, slots_of, suite_of
 from bench.runner import DataOptions
+from bench.train import features
 from bench.train.prepare import Prepared, prepare
 from bench.train.reference import reference_price
 from bench.worker import Done, Job, Tick
@@ -56,6 +57,7 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
         if where not in prints:
             prints[where] = canonical(where), fingerprint(where, request.root)
         job = _job(config, selected[config.method], data, origin, prints[where])
+        job = replace(job, keep_features=request.keep_features)
         archive.check(job)
         jobs[job.name] = job
     left = [job for job in jobs.values() if not archive.finished(job)]
@@ -65,6 +67,8 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
             f"note: {old} finished runs were made by another version of bench/; to make them "
             f"anew, move them out of {request.results / suite.name}/runs"
         )
+    if finished and request.keep_features:
+        progress.say(f"note: --keep-features keeps none of the {len(finished)} finished runs'")
     if left and device == "cpu" and not native.available():
         progress.say(
             "note: augmentation runs on tensors, some times slower and with the same results: "
@@ -157,8 +161,12 @@ def _rehearse(jobs: list[Job], data: DataOptions) -> None:
     It also builds the decoded cache of a large data set once, before several processes want it.
     """
     tasks = {job.config.task.model_dump_json(): job.config for job in jobs}
+    keep = any(job.keep_features for job in jobs)
     for config in tasks.values():
-        _prepared(config, data)
+        prepared = _prepared(config, data)
+        if keep:
+            with torch.device("meta"):
+                features.check(prepared.task.network())
 
 
 def _prepared(config: RunConfig, data: DataOptions, device: str = "cpu") -> Prepared:
@@ -182,7 +190,7 @@ def _settle(done: Done, archive: Archive) -> tuple[str, bool]:
         return f"skipped: {done.skipped}", False
     if done.record is None:
         return f"{done.refused}", True
-    record, path = done.record, archive.add(done.record)
+    record, path = done.record, archive.add(done.record, done.arrays)
     if record.failure is not None:
         return f"{record.failure.type}: {record.failure.message} (see {path})", True
     assert record.scores is not None

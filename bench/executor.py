@@ -12,7 +12,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any, Protocol
 
 from bench.record import Record
-from bench.worker import Begun, Done, Job, Tick, died, work
+from bench.worker import Begun, Done, Job, Tick, died, receive, work
 
 ATTEMPTS = 2
 # What every run imports sooner or later, some of it lazily: two seconds that forks then share.
@@ -94,8 +94,8 @@ class LocalProcesses:
         ready: list[Any] = wait([running.connection for running in self._running])
         for running in [r for r in self._running if r.connection in ready]:
             try:
-                message = running.connection.recv()
-            except (EOFError, ConnectionResetError):
+                message = receive(running.connection)
+            except (EOFError, OSError):  # the latter in the middle of a message
                 yield running, self._end(running, None)
                 continue
             if isinstance(message, Begun):

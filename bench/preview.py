@@ -29,6 +29,7 @@ from bench.train.recipe import Recipe
 TILE, GAP, LINE, MARGIN = 112, 10, 13, 16
 LINES = 5  # of words below a tile
 BY_OPERATION = ("keeps", "levels", "marginals")
+BY_WARP = ("probability", "strength")
 INK, PALE, PAPER = (31, 35, 40), (101, 109, 118), (255, 255, 255)
 
 
@@ -77,15 +78,18 @@ def of_run(record: Record, load: Loader) -> Subject:
 
 
 def labels_of(record: Record) -> dict[str, list[str]]:
-    """Names of the rows of series that have one for each operation of the policy's space."""
+    """Names of the rows of series that have one for each operation of a policy, or each class."""
+    found = {"weights": record.task.classes} if record.task else {}
     stack = [record.policy] if record.policy else []
     while stack:
         policy = stack.pop()
         stack.extend(policy.get("of", []))
         if "space" in policy:
             labels = [_named(entry) for entry in space(policy["space"]).entries]
-            return dict.fromkeys(BY_OPERATION, labels)
-    return {}
+            found = dict.fromkeys(BY_OPERATION, labels) | found
+        if "warps" in policy:
+            found = dict.fromkeys(BY_WARP, policy["warps"]) | found
+    return found
 
 
 def of_method(selected: Selected, source: Source) -> Subject:

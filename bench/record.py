@@ -8,8 +8,9 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import IO, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -58,7 +59,9 @@ class MethodInfo(_Part):
     Attributes:
         spec: The canonical specification, e.g. `standard[length=filled]`: a leaderboard row.
         learned: Whether it is one of the learned systems (the family of the Holm adjustment).
-        clean_labels: What it does with clean validation labels: none, selection or hypergradient.
+        clean_labels: What it does with clean validation labels: none, selection, hypergradient;
+            or training, where it trains on those very images, a control whose validation error
+            is a training error.
         scaled: Share of the method's smallest faithful budget if below it, else None.
     """
 
@@ -67,7 +70,7 @@ class MethodInfo(_Part):
     options: dict[str, Any]
     source: str
     learned: bool
-    clean_labels: Literal["none", "selection", "hypergradient"]
+    clean_labels: Literal["none", "selection", "hypergradient", "training"]
     deviations: list[str]
     scaled: float | None = None
     placebo_of: str | None = None
@@ -80,6 +83,8 @@ class Scores(_Part):
         tail_error: Mean error of the classes that the distortion made rare, or of the worst third.
         class_errors: Per class; None for a class without test images.
         memorised: Share of mislabelled training points predicted as their wrong label, if any.
+        confusion: Numbers of images, a row for each true class and a column for each predicted
+            one; of the test set, where there are not too many classes.
     """
 
     error: Share
@@ -91,6 +96,62 @@ class Scores(_Part):
     ece: Share
     train_error: Share | None = None
     memorised: Share | None = None
+    confusion: list[list[int]] | None = None
+
+
+class Histogram(_Part):
+    """How many clean and how many flipped training points lie between common edges."""
+
+    edges: list[float]
+    clean: list[int]
+    flipped: list[int]
+
+
+class OperationMeans(_Part):
+    """Means over training points of a value that each has for each operation.
+
+    Attributes:
+        mean: Over all points, per operation.
+        by_class: Per true class, then per operation; None for a class without points.
+    """
+
+    mean: list[float]
+    by_class: list[list[float] | None]
+
+
+class PointsInfo(_Part):
+    """What a method learned of each training point, held against the truth that it never saw.
+
+    Flipped points are those whose given label the noise changed.  What lacks its table, or the
+    points that it is about, is None.
+
+    Attributes:
+        mislabel_auroc: Area under the ROC curve of a low weight as the sign of a flipped point.
+        label_auroc: The same of 1 - the soft label's share of the given label.
+        label_recovery: Share of flipped points whose soft label is largest at the true class.
+        label_damage: Share of clean points whose soft label is largest elsewhere than at theirs.
+        weight_clean: Mean weight of clean points.
+        class_weights_clean: The same per given label; None for a class without such points.
+        operations: Names of what `strength` and `probability` are of.
+        strength: Spread of each operation's magnitude, as a share of its range.
+        probability: Of each operation, in [0, 1].
+        weights: Histogram of the weights.
+        given_shares: Histogram of the soft label's share of the given label.
+    """
+
+    mislabel_auroc: Share | None = None
+    label_auroc: Share | None = None
+    label_recovery: Share | None = None
+    label_damage: Share | None = None
+    weight_clean: float | None = None
+    weight_flipped: float | None = None
+    class_weights_clean: list[float | None] | None = None
+    class_weights_flipped: list[float | None] | None = None
+    operations: list[str] = Field(default_factory=list)
+    strength: OperationMeans | None = None
+    probability: OperationMeans | None = None
+    weights: Histogram | None = None
+    given_shares: Histogram | None = None
 
 
 class BillItem(_Part):
@@ -146,7 +207,12 @@ class Failure(_Part):
 
 
 class Record(_Part):
-    """The result of one run: one task, method, budget and seed."""
+    """The result of one run: one task, method, budget and seed.
+
+    Attributes:
+        side_file: SHA-256 of `points/<hash>.npz`, the arrays that the run left beside its record;
+            None if it left none.
+    """
 
     schema_version: int = SCHEMA
     protocol: int = PROTOCOL_VERSION
@@ -171,6 +237,8 @@ class Record(_Part):
     trace: dict[str, Any] = Field(default_factory=dict)
     policy: dict[str, Any] | None = None
     weights: str | None = None
+    points: PointsInfo | None = None
+    side_file: str | None = None
     environment: dict[str, Any]
     bench: str
     failure: Failure | None = None
@@ -198,17 +266,36 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file atomically and durably.
+    """Replaces a text file as `replace_file` does.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+Filled = TypeVar("Filled")
+
+
+def replace_file(path: Path, fill: Callable[[IO[bytes]], Filled]) -> Filled:
+    """Replaces a file atomically and durably.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        fill: Writes the content into a binary file, which it may also seek and read.
+
+    Returns:
+        What `fill` returns.
 
     Raises:
         OSError: If the disk refuses; the temporary file is removed, and the file holds its old
-            text or the whole new one.
+            content or the whole new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "w+b") as file:
+            filled = fill(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -221,6 +308,7 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(directory)  # the rename itself must survive a power cut
     finally:
         os.close(directory)
+    return filled
 
 
 def read_record(path: Path) -> Record:
@@ -270,15 +358,24 @@ def find_record(results: Path, name: str) -> Record:
     """A record by its path, or by the first letters of its hash anywhere below `results`.
 
     Raises:
-        RecordError: If there is none, or more than one hash begins so.
+        RecordError: If there is none, or more than one hash begins so, or it cannot be read.
+    """
+    return read_record(find_path(results, name))
+
+
+def find_path(results: Path, name: str) -> Path:
+    """Where the record is that `name` means; see `find_record`.
+
+    Raises:
+        RecordError: If no record's hash, or more than one, begins so.
     """
     path = Path(name)
     if path.suffix == ".json":
-        return read_record(path)
+        return path
     found = sorted(results.glob(f"*/runs/{name}*.json")) if is_run(name) else []
     if len({path.name for path in found}) != 1:
         many = (
             f"{len(found)} records begin so" if found else f"no record below {results} begins so"
         )
         raise RecordError(f"run {name!r}: {many}; give a record's path or more of its hash")
-    return read_record(found[0])
+    return found[0]

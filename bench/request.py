@@ -44,6 +44,7 @@ class Request:
     memory_limit: int
     skip_corrupt: bool
     results: Path
+    keep_features: bool = False
 
 
 def suite_of(request: Request, data: DataOptions, device: str) -> Suite:

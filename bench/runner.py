@@ -8,12 +8,13 @@ import math
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench import points, sidefile
 from bench import record as schema
 from bench.config import RunConfig, run_hash
 from bench.data.sources import Source, fingerprint, load
@@ -57,6 +58,19 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a run made: its record, and the arrays for the side file, if any.
+
+    The arrays travel beside the record to whoever writes it, because only the writer can put the
+    file in place before the record that names its digest, and a process on another machine may
+    share no disk with it.
+    """
+
+    record: schema.Record
+    arrays: sidefile.SideArrays = field(default_factory=dict)
+
+
 def execute(
     config: RunConfig,
     selected: Selected,
@@ -65,7 +79,8 @@ def execute(
     attempts: int = 1,
     begun: Callable[[schema.Record], None] = lambda record: None,
     origin: Origin | None = None,
-) -> schema.Record | Skipped:
+    keep_features: bool = False,
+) -> Made | Skipped:
     """Runs one configuration; whatever goes wrong inside becomes a failed record.
 
     Args:
@@ -76,6 +91,7 @@ def execute(
         attempts: Which try this is, for a failed record.
         begun: Given the record that holds if this process dies from here on.
         origin: The code that computes; by default what is on disk now.
+        keep_features: Whether to keep features of test images; no other result depends on it.
 
     Raises:
         ConfigError, DataError: If the configuration or the data are the user's to mend.
@@ -100,11 +116,14 @@ def execute(
         if reason := method.skip(prepared.task, config.budget):
             return Skipped(reason)
         minimum = method.minimum(prepared.task)
-        outcome = run_method(method, prepared, config, progress=progress)
-        record = _succeeded(outcome, prepared, config, minimum, common)
+        outcome = run_method(
+            method, prepared, config, progress=progress, keep_features=keep_features
+        )
+        arrays = sidefile.arrays_of(outcome.fitted.points, outcome.features)
+        record = _succeeded(outcome, arrays, prepared, config, minimum, common)
         # What cannot be written down is this run's failure, not the driver's.
         json.dumps(record.model_dump(mode="json"), allow_nan=False)
-        return record
+        return Made(record, arrays)
     except Exception as error:
         failure = schema.Failure(
             type=type(error).__name__,
@@ -112,7 +131,7 @@ def execute(
             traceback=_shortened(traceback.format_exc()),
             attempts=attempts,
         )
-        return schema.Record(status="failed", failure=failure, **common)
+        return Made(schema.Record(status="failed", failure=failure, **common))
 
 
 def _shortened(text: str) -> str:
@@ -150,7 +169,7 @@ def _common(
             options=options_of(selected.config),
             source=selected.plugin.source,
             learned=method.learned,
-            clean_labels=method.clean_labels,
+            clean_labels=method.declared(selected.config),
             deviations=[],
             placebo_of=selected.placebo_of,
         ),
@@ -232,12 +251,14 @@ def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
 
 def _succeeded(
     outcome: Outcome,
+    arrays: sidefile.SideArrays,
     prepared: Prepared,
     config: RunConfig,
     minimum: float,
     common: dict[str, Any],
 ) -> schema.Record:
-    session, rare = outcome.session, prepared.distorted.rare
+    session, distorted, rare = outcome.session, prepared.distorted, prepared.distorted.rare
+    learned = outcome.fitted.points is not None
     said = {
         "deviations": list(outcome.fitted.deviations),
         "scaled": config.budget / minimum if config.budget < minimum else None,
@@ -246,7 +267,11 @@ def _succeeded(
     return schema.Record(
         status="ok",
         scores=_scores(
-            outcome.test, rare, train_error=outcome.train_error, memorised=outcome.memorised
+            outcome.test,
+            rare,
+            train_error=outcome.train_error,
+            memorised=outcome.memorised,
+            confusion=outcome.confusion,
         ),
         val_scores=_scores(outcome.val, rare),
         bill=_bill(outcome, config),
@@ -259,5 +284,6 @@ def _succeeded(
         trace=session.trace.export(),
         policy=outcome.fitted.policy.describe(),
         weights=outcome.fitted.learner.digest(),
+        points=points.describe(arrays, distorted, prepared.task.classes) if learned else None,
         **(common | {"method": method}),
     )

@@ -16,7 +16,8 @@ from bench.method import Fitted, Method
 from bench.record import CurvePoint
 from bench.rng import key
 from bench.train.clock import Clock, Time
-from bench.train.evaluate import Metrics, evaluate, predict
+from bench.train.evaluate import Metrics, confusion, evaluate, metrics, predict
+from bench.train.features import Features, features
 from bench.train.learner import Learner
 from bench.train.ledger import Ledger, ReferencePrice
 from bench.train.meter import AUDIT_RATE, Meter
@@ -26,6 +27,7 @@ from bench.train.session import Session
 
 Progress = Callable[[str, float, float | None], None]
 MILESTONES = (0.25, 0.5, 0.75, 1.0)
+MOST_CLASSES = 100  # of a confusion matrix that a record holds
 TIMED_STEPS = {"portable": 10, "gpu": 50}  # only the gpu track's budget hangs on the timing
 
 
@@ -35,7 +37,12 @@ def quiet(phase: str, share: float, error: float | None) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind, before it becomes a record."""
+    """What a run left behind, before it becomes a record.
+
+    Attributes:
+        confusion: The test set's confusion matrix, up to 100 classes.
+        features: What some test images look like to the network, if they were asked for.
+    """
 
     fitted: Fitted
     session: Session
@@ -46,6 +53,8 @@ class Outcome:
     train_error: float
     memorised: float | None
     after: ReferencePrice | None
+    confusion: list[list[int]] | None
+    features: Features | None
 
 
 class Observer:
@@ -128,8 +137,14 @@ def run_method(
     progress: Progress = quiet,
     audit_rate: float = AUDIT_RATE,
     now: Time = time.perf_counter,
+    keep_features: bool = False,
 ) -> Outcome:
     """Runs the method on the clock, then evaluates its final weights off it; see `stage`.
+
+    Args:
+        method: What to run.
+        prepared: As for `stage`; so are `config`, `progress`, `audit_rate` and `now`.
+        keep_features: Whether to keep features of test images; changes nothing else.
 
     Raises:
         Diverged: If the final weights predict anything that is not finite.
@@ -145,11 +160,15 @@ def run_method(
     ledger.audit()
 
     progress("evaluate", min(1.0, ledger.spent / ledger.budget), None)
-    learner = fitted.learner
+    learner, labels, classes = fitted.learner, prepared.test.labels, prepared.task.classes
+    kept = None
     with meter.harness():
-        test = evaluate(learner, prepared.test, meter, "test")
+        logits = predict(learner, prepared.test, meter, "test")
+        test, predicted = metrics(logits, labels, classes), logits.argmax(1)
         val = evaluate(learner, prepared.task.val, meter, "test")
         train_error, memorised = _on_train(learner, prepared, meter)
+        if keep_features:  # last, so that nothing that was here without it can change
+            kept = features(learner, prepared.test, predicted, meter)
     set_.observer.add(1.0, val, test)
     if not (test.finite and val.finite):
         raise Diverged("the final weights predict values that are not finite: training diverged")
@@ -157,8 +176,19 @@ def run_method(
     if config.track == "gpu":
         timed = TIMED_STEPS["gpu"]
         after = reference_price(prepared.task, timed_steps=timed, compiled=config.compile, now=now)
-    curve = set_.observer.curve
-    return Outcome(fitted, set_.session, meter, curve, test, val, train_error, memorised, after)
+    return Outcome(
+        fitted=fitted,
+        session=set_.session,
+        meter=meter,
+        curve=set_.observer.curve,
+        test=test,
+        val=val,
+        train_error=train_error,
+        memorised=memorised,
+        after=after,
+        confusion=confusion(predicted, labels, classes) if classes <= MOST_CLASSES else None,
+        features=kept,
+    )
 
 
 def _on_train(learner: Learner, prepared: Prepared, meter: Meter) -> tuple[float, float | None]:

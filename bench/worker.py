@@ -1,4 +1,4 @@
-"""One run in one process: load the method, execute, send the record home.
+"""One run in one process: load the method, execute, send the record home, and its arrays.
 
 The worker never writes records.  Before the method starts it sends the record that holds if
 it dies, so that a killed run is a failure with a name rather than a hole.
@@ -8,19 +8,23 @@ import os
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bench import plugins, runner
 from bench.config import RunConfig
 from bench.environment import Origin
 from bench.errors import ConfigError, DataError
 from bench.record import Failure, Record
+from bench.sidefile import SideArrays
 
 PROGRESS_SECONDS = 0.2
+PIECE = 64 << 20  # bytes of an array in one message
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Job:
         plugin: The method's file.
         origin: The code of the campaign.
         attempt: 1 at first, 2 for the retry.
+        keep_features: Whether to keep features of test images.
     """
 
     name: str
@@ -40,15 +45,21 @@ class Job:
     data: runner.DataOptions
     origin: Origin
     attempt: int = 1
+    keep_features: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Done:
-    """How a job ended: a record, a reason for skipping, or a sentence for the user."""
+    """How a job ended: a record, a reason for skipping, or a sentence for the user.
+
+    Attributes:
+        arrays: What goes into the side file before the record is written.
+    """
 
     record: Record | None = None
     skipped: str | None = None
     refused: str | None = None
+    arrays: SideArrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,46 @@ class Tick:
     phase: str
     share: float
     error: float | None
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A `Done` without its arrays, and the name, type and shape of those that follow."""
+
+    done: Done
+    forms: list[tuple[str, str, tuple[int, ...]]]
+
+
+def send(connection: Connection, done: Done) -> None:
+    """Sends a `Done`, its arrays as bytes after it, in pieces.
+
+    Pickled with it, a table of gigabytes would be copied once more here and twice there.
+    """
+    forms = [(name, array.dtype.str, array.shape) for name, array in done.arrays.items()]
+    connection.send(_Parcel(replace(done, arrays={}), forms))
+    for array in done.arrays.values():
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for start in range(0, len(raw), PIECE):
+            connection.send_bytes(raw[start : start + PIECE])
+
+
+def receive(connection: Connection) -> "Begun | Tick | Done":
+    """The next message, whole.
+
+    Raises:
+        EOFError, OSError: If the worker ends before it has sent all of it.
+    """
+    message: Begun | Tick | _Parcel = connection.recv()
+    if not isinstance(message, _Parcel):
+        return message
+    arrays = {}
+    for name, kind, shape in message.forms:
+        arrays[name] = np.empty(shape, kind)
+        raw = arrays[name].reshape(-1).view(np.uint8).data
+        start = 0
+        while start < len(raw):
+            start += connection.recv_bytes_into(raw, start)
+    return replace(message.done, arrays=arrays)
 
 
 def work(job: Job, connection: Connection, device: str | None) -> None:
@@ -96,14 +147,15 @@ def work(job: Job, connection: Connection, device: str | None) -> None:
             attempts=job.attempt,
             begun=lambda record: connection.send(Begun(record)),
             origin=job.origin,
+            keep_features=job.keep_features,
         )
     except (ConfigError, DataError) as error:
-        connection.send(Done(refused=str(error)))
+        send(connection, Done(refused=str(error)))
         return
     if isinstance(result, runner.Skipped):
-        connection.send(Done(skipped=result.reason))
+        send(connection, Done(skipped=result.reason))
     else:
-        connection.send(Done(record=result))
+        send(connection, Done(record=result.record, arrays=result.arrays))
 
 
 def died(attempt: int, code: int | None) -> Failure:

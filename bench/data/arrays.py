@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bench.errors import ConfigError
+
 CHUNK_BYTES = 64 << 20
 HOST = torch.device("cpu")
 
@@ -90,6 +92,25 @@ class Arrays:
             images = self.images.index_select(0, index.to(self.device))
             return replace(self, images=images, labels=labels)
         return replace(self, labels=labels, rows=self.rows.index_select(0, index))
+
+    def joined(self, other: "Arrays") -> "Arrays":
+        """These samples, then the other's.
+
+        Images on the device are copied; of memory-mapped ones only the row numbers are.
+
+        Raises:
+            ConfigError: One is memory-mapped and the other is not of the same file.
+        """
+        labels = torch.cat([self.labels, other.labels])
+        if self.rows is None and other.rows is None:
+            return replace(self, images=torch.cat([self.images, other.images]), labels=labels)
+        one_file = self.images.data_ptr() == other.images.data_ptr()
+        if self.rows is None or other.rows is None or not one_file:
+            raise ConfigError(
+                "training and validation images lie in two memory-mapped files, which cannot be "
+                "joined: raise --memory-limit so that they are held in memory"
+            )
+        return replace(self, labels=labels, rows=torch.cat([self.rows, other.rows]))
 
     def with_labels(self, labels: Tensor) -> "Arrays":
         """The same images under other labels ((N,) int64, on any device)."""

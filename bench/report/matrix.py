@@ -109,15 +109,18 @@ def matrix(records: Sequence[Record]) -> Runs:
     cube = table.reindex(index=specs, columns=columns).to_numpy(dtype=np.float64, copy=True)
     values = dict(zip(names, np.split(cube, len(names), axis=1), strict=True))
     ok, failed = values.pop("ok") == 1.0, values.pop("failed") == 1.0
-    return Runs(specs, pairs, values, ok, failed, _impute(specs, values, ok, failed))
+    # A run that trained on clean validation images stands in for nobody.
+    honest = {r.method.spec for r in placed if r.method.clean_labels != "training"}
+    donors = [row for row in _without_augmentation(specs) if specs[row] in honest]
+    return Runs(specs, pairs, values, ok, failed, _impute(donors, values, ok, failed))
 
 
 def _impute(
-    specs: list[str], values: dict[str, Array], ok: Mask, failed: Mask
+    rows: list[int], values: dict[str, Array], ok: Mask, failed: Mask
 ) -> npt.NDArray[np.intp]:
-    """Fills failed runs' scores in place from rows without augmentation, and says which ones."""
+    """Fills failed runs' scores in place from these rows, by preference, and says which ones."""
     donors = np.full(failed.shape, -1, dtype=np.intp)
-    for donor in _without_augmentation(specs):
+    for donor in rows:
         fill = failed & (donors < 0) & ok[donor]
         for metric in SCORES:
             values[metric][fill] = np.broadcast_to(values[metric][donor], fill.shape)[fill]

@@ -7,8 +7,9 @@ from bench.report.rows import UNRANKED_FLAGS
 from bench.report.table import Leaderboard, Row
 from bench.report.text import NOTHING
 
-IMPUTED, FLAGGED, INCOMPLETE, UNADJUSTED = "†", "‡", "§", "°"
-"""Marks of a row with failed runs, a flagged bill, missing runs, and of an unadjusted p."""
+IMPUTED, FLAGGED, INCOMPLETE, UNADJUSTED, PRIVILEGED = "†", "‡", "§", "°", "¶"
+"""Marks of a row with failed runs, a flagged bill, missing runs, of an unadjusted p, and of a row
+that trains on the clean validation images."""
 
 
 def label(row: Row) -> str:
@@ -21,7 +22,12 @@ def label(row: Row) -> str:
 
 def marks(row: Row) -> str:
     """The marks behind a row's name."""
-    told = ((row.failures, IMPUTED), (row.flags, FLAGGED), (row.missing, INCOMPLETE))
+    told = (
+        (row.failures, IMPUTED),
+        (row.flags, FLAGGED),
+        (row.missing, INCOMPLETE),
+        (row.clean_labels == "training", PRIVILEGED),
+    )
     return "".join(mark for fact, mark in told if fact)
 
 
@@ -80,13 +86,12 @@ def _doubts(board: Leaderboard) -> list[str]:
 
 def footnotes(board: Leaderboard) -> list[str]:
     """What is below the main table: its columns, its marks, and who bears them."""
-    return [*_columns(board), *_failed(board), *_flagged(board), *_incomplete(board)]
+    return [*_columns(board), *_marked(board)]
 
 
 def brief(board: Leaderboard) -> list[str]:
     """The few sentences without which the table misleads, for a terminal."""
     ok, reason = admitted(board)
-    marked = [*_failed(board), *_flagged(board), *_incomplete(board)]
     adjusted = f"p: Holm-adjusted over the learned rows; {UNADJUSTED} not adjusted."
     return [
         f"{'Admitted' if ok else 'Not admitted by PROTOCOL.md'}: {reason}",
@@ -94,7 +99,7 @@ def brief(board: Leaderboard) -> list[str]:
         *([adjusted] if board.reference else []),
         *board.conditions,
         *_doubts(board),
-        *marked,
+        *_marked(board),
     ]
 
 
@@ -132,6 +137,22 @@ def _columns(board: Leaderboard) -> list[str]:
             "paper: its own number, with another network, length and selection rule unless said."
         )
     return notes
+
+
+def _marked(board: Leaderboard) -> list[str]:
+    """Who bears which mark, and why."""
+    return [*_failed(board), *_flagged(board), *_incomplete(board), *_privileged(board)]
+
+
+def _privileged(board: Leaderboard) -> list[str]:
+    rows = [row.spec for row in board.rows if row.clean_labels == "training"]
+    if not rows:
+        return []
+    return [
+        f"{PRIVILEGED} {', '.join(rows)}: trained on the clean validation images, as a control "
+        "for methods that are given clean labels; its validation error is a training error, and "
+        "no number here is one of validation."
+    ]
 
 
 def _failed(board: Leaderboard) -> list[str]:

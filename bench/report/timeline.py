@@ -4,26 +4,17 @@ Noise alone makes policies look as if they had learned something, so a learned r
 its placebo on the same scale, where there is one.
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from bench.errors import ConfigError
 from bench.record import Record
+from bench.report.svg import PALE, RIGHT, WIDTH, Array, heading, heat, page, text
 
-Array = npt.NDArray[np.float64]
-WIDTH, LABELS, GAP, ROW, HEAD, LEGEND = 960, 130, 24, 12, 46, 34
+LABELS, GAP, ROW, HEAD, LEGEND = 130, 24, 12, 46, 34
 LEAST_HEIGHT = 48
-NOTHING = 255.0  # white: no value
-PALE = 'fill="#57606a"'
-# From pale to dark, readable in grey: the ends and middle of a single blue hue.
-COLOURS = np.array([[247, 251, 255], [107, 174, 214], [8, 48, 107]], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -94,17 +85,12 @@ def svg(
             part, height = _row(y, panels, titles, labels.get(name))
             parts.append(part)
             y += height
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y:.0f}" '
-        f'viewBox="0 0 {WIDTH} {y:.0f}" font-family="sans-serif" font-size="11" fill="#1f2328">\n'
-        f'<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    return page(parts, y)
 
 
 def _heading(record: Record) -> str:
     task = record.task.name if record.task else ""
-    text = f"{record.method.spec} on {task}, {record.budget:g} RT, seed {record.seed}"
-    return _text(12, 22, text, 'font-size="14" font-weight="bold"')
+    return heading(f"{record.method.spec} on {task}, {record.budget:g} RT, seed {record.seed}")
 
 
 def _row(
@@ -120,41 +106,18 @@ def _row(
     for row in range(rows):
         name = labels[row] if labels else str(row + 1)
         middle = y + 20 + (row + 0.5) * height / rows + 4
-        out.append(
-            f'<text x="{LABELS - 6}" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>'
-        )
+        out.append(text(LABELS - 6, middle, name, RIGHT))
     for number, (panel, title) in enumerate(zip(panels, titles, strict=False)):
         x = LABELS + number * (width + GAP)
-        out.append(_text(x, y + 14, title, PALE))
-        out.append(_heat(panel.values, low, high, (x, y + 20, width, height)))
+        out.append(text(x, y + 14, title, PALE))
+        out.append(heat(panel.values.T, low, high, (x, y + 20, width, height)))
         out.append(_axis(panel.steps, x, y + 20 + height + 13, width))
     bottom = y + 20 + height + 13
-    out.append(_text(12, bottom, f"pale {low:.3g}", PALE))
-    out.append(_text(12, bottom + 13, f"dark {high:.3g}", PALE))
+    out.append(text(12, bottom, f"pale {low:.3g}", PALE))
+    out.append(text(12, bottom + 13, f"dark {high:.3g}", PALE))
     return "\n".join(out), height + 20 + LEGEND
 
 
 def _axis(steps: Array, x: float, y: float, width: float) -> str:
     first, last = f"step {steps[0]:.0f}", f"{steps[-1]:.0f}"
-    return _text(x, y, first) + _text(x + width, y, last, 'text-anchor="end"')
-
-
-def _text(x: float, y: float, text: str, style: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
-
-
-def _heat(values: Array, low: float, high: float, box: tuple[float, ...]) -> str:
-    """Values (points, rows) as an embedded picture, time from left to right."""
-    share = (values.T - low) / max(high - low, 1e-300) * (len(COLOURS) - 1)
-    at = np.clip(np.nan_to_num(share).astype(int), 0, len(COLOURS) - 2)
-    mixed = COLOURS[at] + (COLOURS[at + 1] - COLOURS[at]) * (share - at)[..., None]
-    mixed = np.where(np.isnan(share)[..., None], NOTHING, mixed)
-    buffer = io.BytesIO()
-    Image.fromarray(mixed.round().astype(np.uint8)).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    x, y, width, height = box
-    return (
-        f'<image x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
-        'preserveAspectRatio="none" style="image-rendering:pixelated" '
-        f'href="data:image/png;base64,{data}"/>'
-    )
+    return text(x, y, first) + text(x + width, y, last, RIGHT)

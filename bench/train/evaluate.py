@@ -87,6 +87,13 @@ def _ece(logits: torch.Tensor, wrong: torch.Tensor, bins: int = 15) -> torch.Ten
     return gap.abs().sum() / len(logits)
 
 
+def confusion(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> list[list[int]]:
+    """Counts images (N,) int64 in a table: a row for each label, a column for each prediction."""
+    counts = torch.bincount(labels * classes + predicted, minlength=classes**2)
+    table: list[list[int]] = counts.view(classes, classes).tolist()
+    return table
+
+
 def evaluate(learner: Learner, arrays: Arrays, meter: Meter, label: str) -> Metrics:
     """Metrics of a learner on labelled images; costs what its metered blocks cost."""
     return metrics(predict(learner, arrays, meter, label), arrays.labels, learner.task.classes)

@@ -5,10 +5,12 @@ budget, train with a cosine that ends there.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 
 from bench.augment.policy import Batch, Policy
+from bench.data.arrays import Arrays
 from bench.train.learner import Learner
 from bench.train.losses import Loss, cross_entropy
 from bench.train.session import Session
@@ -59,6 +61,7 @@ def fit(
     steps: int | None = None,
     milestones: bool = True,
     loss: Loss = cross_entropy,
+    data: Literal["train", "val"] | Arrays = "train",
 ) -> int:
     """Trains a learner under a fixed policy with the task's recipe.
 
@@ -70,11 +73,12 @@ def fit(
         milestones: Whether these are the run's own weights, for the anytime curve, rather than a
             trial's.
         loss: What is minimised, e.g. `consistency()` with a policy that gives views.
+        data: What it trains on, as for `Session.batches`; the policy gets rows of this.
 
     Returns:
         The number of steps planned.
     """
-    batches = session.batches("train")
+    batches = session.batches(data)
 
     def one(progress: float) -> torch.Tensor:
         return training_step(session, learner, policy, batches, progress, loss)

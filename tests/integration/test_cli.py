@@ -1,5 +1,6 @@
 """The command line: every mistake is one sentence with exit code 2, every command works."""
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -66,13 +67,13 @@ def test_help_answers_without_torch(augbench: Command) -> None:
     began = time.monotonic()
     done = augbench("--help")
     assert done.returncode == 0
-    for command in ("run", "preview", "policy", "new", "check", "list", "leaderboard"):
+    for command in ("run", "preview", "policy", "points", "new", "check", "list", "leaderboard"):
         assert command in done.stdout
     assert time.monotonic() - began < 5  # a hang, not a speed: benchmarks/ measures speed
 
 
 LISTS = {
-    "methods": "standard[length=natural]",
+    "methods": "standard[length=natural,data=train]",
     "tasks": "digits · imbalance=10,noise=0.1 · small-cnn",
     "suites": "quick",
     "networks": "wrn-D-K",
@@ -110,9 +111,80 @@ def test_preview_and_export_as_a_user_would(augbench: Command, tmp_path: Path) -
     assert transform.policy.describe() == json.loads(path.read_text())["policy"]
 
 
+LEARNS = """
+import torch
+from bench.augment.policy import Identity
+from bench.method import Fitted, Method, Points
+from bench.train.loops import fit
+
+class Learns(Method):
+    name = "learns"
+
+    def run(self, session):
+        learner, labels = session.learner(), session.task.train.labels
+        fit(session, learner, Identity())
+        points = Points(
+            weights=labels.float(),
+            labels=torch.nn.functional.one_hot(labels, session.task.classes).float(),
+            probability=torch.full((len(labels), 1), 0.5),
+            operations=("rotate",),
+        )
+        return Fitted(learner, Identity(), points=points)
+"""
+
+
+def test_points_and_features_as_a_user_would(augbench: Command, tmp_path: Path) -> None:
+    (tmp_path / "learns.py").write_text(LEARNS)
+    run = [
+        "run", "--data", "digits", "--steps", "5", "--budget", "1rt", "--seeds", "1",
+        "--distort", "noise=0.2", "--plugin", "learns.py",
+    ]  # fmt: skip
+    chosen = ["-m", "learns", "-m", "standard[length=filled,data=train+val]", "-m", "none"]
+    kept = augbench(*run, *chosen, "--keep-features", "--name", "kept")
+    assert kept.returncode == 0, kept.stderr
+    folder = tmp_path / "results" / "kept"
+    found = {path: json.loads(path.read_text()) for path in (folder / "runs").glob("*.json")}
+    named = {record["method"]["spec"]: path for path, record in found.items()}
+    assert "standard[data=train+val,length=filled]" in named
+    for path, record in found.items():
+        file = folder / "points" / f"{path.stem}.npz"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == record["side_file"]
+    record = found[named["learns"]]
+    assert record["points"]["label_recovery"] == 0.0
+    assert record["points"]["label_damage"] == 0.0
+    with np.load(folder / "points" / f"{named['learns'].stem}.npz") as arrays:
+        assert arrays["features"].dtype == np.float16
+        assert arrays["weights"].dtype == np.float32
+        wrong = (arrays["true"] != arrays["predicted"]).mean()
+    assert wrong == pytest.approx(record["scores"]["error"])
+
+    drawn = augbench("points", str(named["learns"]), "--out", "learns.svg")
+    assert drawn.stdout == "wrote learns.svg\n", drawn.stderr
+    picture = (tmp_path / "learns.svg").read_text()
+    for words in ("learned weights, AUROC", "recovered 0%", "mean probability", "t-SNE"):
+        assert words in picture
+    assert str(tmp_path) not in picture + json.dumps(record)
+
+    # Without the flag: the same hash and bits.  Without its side file, all but the map is drawn.
+    plain = augbench(*run, *chosen, "--name", "plain")
+    assert plain.returncode == 0, plain.stderr
+    for path, record in found.items():
+        other = json.loads((tmp_path / "results/plain/runs" / path.name).read_text())
+        for part in ("hash", "scores", "val_scores", "weights", "curve", "trace", "points"):
+            assert other[part] == record[part]
+    (folder / "points" / f"{named['learns'].stem}.npz").unlink()
+    drawn = augbench("points", str(named["learns"]))
+    assert "no map of features: results/kept/points/" in drawn.stdout.replace(f"{tmp_path}/", "")
+    assert "t-SNE" not in (tmp_path / "points.svg").read_text()
+    again = augbench(*run, *chosen, "--keep-features", "--name", "kept")
+    assert "note: --keep-features keeps none of the 3 finished runs'" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["points", "deadbeef"], "'deadbeef'"),
+        (["points", "absent.json"], "absent.json"),
         (["preview", "nonesuch"], "'nonesuch'"),
         (["preview", "deadbeef"], "'deadbeef'"),
         (["preview", "standard", "--data", "nowhere"], "'nowhere'"),

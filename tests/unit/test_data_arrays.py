@@ -1,10 +1,13 @@
 """Arrays: the two storage forms give the same bits, and statistics are exact."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from bench.data.arrays import Arrays
+from bench.errors import ConfigError
 
 COUNT, SHAPE = 37, (3, 5, 4)
 
@@ -53,6 +56,25 @@ def test_subsets_of_subsets_agree_and_mapped_ones_share_the_file(both, images):
         assert torch.equal(part.take(torch.arange(3))[0], images[first[second]])
         assert torch.equal(part.labels, arrays.labels[first[second]])
     assert part.images.data_ptr() == both[1].images.data_ptr()
+
+
+def test_joined_ones_follow_each_other_and_mapped_ones_share_the_file(both, images, labels):
+    first, second = torch.tensor([4, 0, 9]), torch.tensor([30, 4])
+    for arrays in both:
+        part = arrays.subset(second).with_labels(torch.tensor([7, 8]))
+        whole = arrays.subset(first).joined(part)
+        got, classes = whole.take(torch.arange(5))
+        assert torch.equal(got, images[torch.cat([first, second])])
+        assert classes.tolist() == [*labels[first].tolist(), 7, 8]
+    assert whole.images.data_ptr() == both[1].images.data_ptr()
+
+
+def test_what_lies_in_two_files_is_not_joined(both, tmp_path):
+    held, mapped = both
+    copy = replace(mapped, images=mapped.images.clone())
+    for one, other in ((mapped, copy), (mapped, held), (held, mapped)):
+        with pytest.raises(ConfigError, match="--memory-limit"):
+            one.joined(other)
 
 
 def test_with_labels_and_to_keep_the_images(both, images):

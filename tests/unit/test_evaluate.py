@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, recall_score
 
 from bench.data.arrays import Arrays
 from bench.train import evaluate as module
 from bench.train.clock import Clock
-from bench.train.evaluate import Metrics, evaluate, metrics, predict
+from bench.train.evaluate import Metrics, confusion, evaluate, metrics, predict
 from bench.train.ledger import Ledger, ReferencePrice
 from bench.train.meter import Meter
 from bench.train.prepare import Prepared
@@ -98,6 +98,13 @@ def test_against_scikit_learn_and_a_loop(
     if scale <= 3:  # scikit-learn clips shares at its epsilon
         assert found.nll == pytest.approx(log_loss(labels, softmax(logits), labels=names))
     assert found.ece == pytest.approx(ece_by_loop(logits, labels), abs=1e-9)
+
+
+def test_confusion_has_true_classes_as_rows() -> None:
+    logits, labels = random_case(3, 50, 5, 0.5)
+    predicted = logits.argmax(1)
+    expected = confusion_matrix(labels, predicted, labels=range(6))  # one class without images
+    assert confusion(predicted, labels, 6) == expected.tolist()
 
 
 def test_likelihood_does_not_saturate() -> None:

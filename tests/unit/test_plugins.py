@@ -84,6 +84,7 @@ def test_the_project_has_its_baselines() -> None:
         assert plugin.source == digest(plugin.path)
         assert select(found, name).spec == name, "the defaults have the plain name"
         assert plugin.method.clean_labels in {"none", "selection", "hypergradient"}
+        assert plugin.method.declared(plugin.method.Config()) == plugin.method.clean_labels
         if plugin.method.learned:
             assert "placebo" in plugin.method.Config.model_fields, "PROTOCOL.md, Placebos"
 
@@ -140,6 +141,26 @@ def test_the_source_digest_is_the_content_of_the_file(tmp_path: Path) -> None:
     before = digest(one)
     one.write_text(one.read_text() + "\n")
     assert digest(one) != before
+
+
+def test_the_source_digest_follows_the_helpers_that_are_imported(tmp_path: Path) -> None:
+    """Also those that helpers import; the helpers of other methods do not count."""
+    one = write(tmp_path, "one.py", "def f():\n    from pack._near import x\n")
+    near, far = (
+        write(tmp_path, "_near.py", "from . import _far"),
+        write(tmp_path, "_far.py", "x=1"),
+    )
+    other, plain = write(tmp_path, "_other.py", "x=1"), write(tmp_path, "plain.py", "x=1")
+    write(tmp_path, "__init__.py", "")
+    for path, counts in ((near, True), (far, True), (one, True), (other, False), (plain, False)):
+        before = digest(one)
+        path.write_text(path.read_text() + "\n# changed\n")
+        assert (digest(one) != before) is counts
+    far.write_text("from pack import _near, _missing")  # a circle, and a name without a file
+    assert len(digest(one)) == 16
+    far.write_text("def broken(:")
+    with pytest.raises(ConfigError, match="cannot be imported: SyntaxError"):
+        digest(one)
 
 
 # Selection
@@ -298,14 +319,3 @@ def test_options_are_read_as_what_they_are(tmp_path: Path) -> None:
     assert config.model_dump() == {"copies": 4, "rate": None, "label": "7", "fast": True}
     with pytest.raises(ConfigError, match="copies: '5'"):
         select(found, "m[copies=5]")
-
-
-def test_a_helper_beside_a_method_is_part_of_its_source(tmp_path: Path) -> None:
-    path = tmp_path / "with_helper.py"
-    path.write_text(
-        "from bench.method import Method\n"
-        "class M(Method):\n    name = 'm'\n    def run(self, session): ...\n"
-    )
-    before = discover([], [path])["m"].source
-    (tmp_path / "_helper.py").write_text("x = 1\n")
-    assert discover([], [path])["m"].source != before

@@ -236,6 +236,19 @@ def test_natural_none_stands_in_before_the_filled_one():
     assert chosen.stand_ins == ("none", NONE)
 
 
+def test_a_control_with_clean_labels_is_marked_and_stands_in_for_nobody():
+    privileged = {"clean_labels": "training"}
+    control = cells("none[data=train+val]", [0.01, 0.01, 0.01], method=privileged)
+    found = board(STANDARD, control, cells("gar", [0.05, None, 0.06]))
+    assert row(found, "gar").stand_ins == ()
+    text = markdown([found])
+    assert "none[data=train+val] ¶" in text
+    assert "¶ none[data=train+val]: trained on the clean validation images" in text
+    assert any(note.startswith("¶ none[data=train+val]:") for note in notes.brief(found))
+    assert "| training |" in text
+    assert "¶" not in markdown([board(STANDARD, GOOD)])
+
+
 def test_a_failure_without_stand_in_is_left_out_and_said():
     found = board(STANDARD, cells("gar", [0.05, None, 0.06]))
     failed = row(found, "gar")

@@ -12,7 +12,7 @@ from bench.errors import Diverged
 from bench.method import Fitted, Method
 from bench.plugins import discover, select
 from bench.record import Record
-from bench.runner import DataOptions, _bill, execute
+from bench.runner import DataOptions, Made, _bill, execute
 from bench.stage import MILESTONES, Outcome, run_method
 from bench.train.loops import fit
 from bench.train.prepare import Prepared
@@ -142,8 +142,8 @@ def record(spec: str, seed: int) -> Record:
     chosen = select(discover([BASELINES]), spec)
     config = small_config(chosen, budget=0.5).model_copy(update={"seed": seed})
     result = execute(config, chosen, DataOptions())
-    assert isinstance(result, Record)
-    return result
+    assert isinstance(result, Made)
+    return result.record
 
 
 def test_equal_configurations_give_equal_bits_whatever_ran_before() -> None:
@@ -206,8 +206,9 @@ def test_a_policy_that_cannot_be_written_down_is_a_failed_run(tmp_path: Path) ->
         "    def run(self, session): return Fitted(session.learner(), Odd())\n"
     )
     chosen = select(discover([], [path]), "odd")
-    found = execute(small_config(chosen), chosen, DataOptions())
-    assert isinstance(found, Record)
+    result = execute(small_config(chosen), chosen, DataOptions())
+    assert isinstance(result, Made)
+    found = result.record
     assert found.status == "failed"
     assert found.failure is not None
     assert "serialize" in found.failure.message

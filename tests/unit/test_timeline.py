@@ -92,4 +92,9 @@ def test_rows_are_named_after_the_policys_operations() -> None:
     labels = labels_of(made)["marginals"]
     assert labels[0] == "shear-x 0.1"
     assert labels[-1] == "invert"
-    assert labels_of(run().model_copy(update={"policy": None})) == {}
+    bare = run().model_copy(update={"policy": None})
+    assert labels_of(bare) == {"weights": bare.task.classes}
+    warps = {"policy": "per-point", "warps": ["rotate", "shear-x"]}
+    made = run().model_copy(update={"policy": {"policy": "chain", "of": [part, warps]}})
+    assert labels_of(made)["strength"] == ["rotate", "shear-x"]
+    assert labels_of(made)["marginals"] == labels
