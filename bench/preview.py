@@ -112,7 +112,8 @@ def of_method(selected: Selected, source: Source) -> Subject:
         raise ConfigError(
             f"method {selected.spec!r} has no policy before training: preview one of its runs"
         )
-    return Subject(policy, source.train, source.classes, f"{selected.spec} on {source.name}")
+    title = f"{selected.spec} on {source.name}"
+    return Subject(policy, prepared.task.train, source.classes, title)
 
 
 def cells(subject: Subject, rows: int, draws: int, seed: int) -> list[list[Cell]]:

@@ -23,7 +23,7 @@ from bench.augment.learnable import Categorical, Gated, OpsAndLevels
 from bench.augment.mixing import CutMix, Mixup
 from bench.augment.per_point import PerPoint
 from bench.augment.policy import Chain, Identity, Policy
-from bench.augment.standard import CropFlip, Cutout
+from bench.augment.standard import CropFlip, Cutout, Erasing
 from bench.errors import ConfigError
 
 FORMAT = 1
@@ -127,12 +127,17 @@ def _cutout(description: dict[str, Any]) -> Policy:
     return Cutout(description["side"], (height, width), tuple(description["fill"]))
 
 
+def _erasing(description: dict[str, Any]) -> Policy:
+    return Erasing(**{name: value for name, value in description.items() if name != "policy"})
+
+
 DESCRIBED = (Uniform, SubPolicies, Categorical, OpsAndLevels, Gated, PerPoint)
 BUILDERS: dict[str, Callable[[dict[str, Any]], Policy]] = {
     "identity": lambda description: Identity(),
     "chain": _chain,
     "crop-flip": lambda description: CropFlip(description["pad"], description["flip"]),
     "cutout": _cutout,
+    "erasing": _erasing,
     **{kind.kind: kind.rebuild for kind in DESCRIBED},
     "mixup": Mixup.rebuild,
     "cutmix": CutMix.rebuild,

@@ -20,8 +20,8 @@ class Batch:
     """A batch of images on the device.
 
     Attributes:
-        images: (B, C, H, W) uint8; after mixup float32 with values 0..255, which only a learner
-            or another mixing policy takes.
+        images: (B, C, H, W) uint8; after mixup or a `PerPoint` warp float32 with values 0..255,
+            which only a learner or another such policy takes.
         targets: (B,) int64 classes; (B, K) float32 shares of them after a mixing policy.
         index: (B,) int64 on the host: rows of the training set.
         views: Further augmentations of the same images with the same targets, each shaped like

@@ -191,17 +191,6 @@ _SPACES = (
         "takes colour and sharpness away.",
     ),
     Space(
-        "autodo-affine",
-        _table("rotate translate-x translate-y shear-x shear-y", _warps(0.3, 0.45, 30.0)),
-        top=1,
-        signed=False,
-        source="AutoDO's learned operations without the two scales; AugmentModel in "
-        "gudovskiy/autodo, automodels.py.  Scaling is no operation of the engine: it belongs to "
-        "the differentiable warp.  There one bilinear warp does all at once; here "
-        "nearest-neighbour warps follow each other in its order.  A level may be negative, so no "
-        "sign is drawn.",
-    ),
-    Space(
         "trivialaugment-wide",
         _table(TRIVIAL, WIDE),
         top=30,

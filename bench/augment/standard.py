@@ -1,6 +1,6 @@
-"""The standard augmentation of the small-image literature: padded crop, horizontal flip, Cutout.
+"""The standard augmentation of the small-image literature: crop, flip, Cutout, random erasing.
 
-Both are one call of the engine, with an own draw for each image.
+Each is one call of the engine, with an own draw for each image.
 """
 
 import math
@@ -149,3 +149,109 @@ class Cutout(Policy):
         """Name, side, the images' shape and fill."""
         shape, fill = list(self.shape), list(self.fill)
         return {"policy": "cutout", "side": self.side, "shape": shape, "fill": fill}
+
+
+@dataclass(frozen=True)
+class ErasingDraw:
+    """First and last column, first and last row of boxes, (4, B) int64; last < first for none."""
+
+    boxes: torch.Tensor
+
+
+class Erasing(Policy):
+    """Fills a box of random area and shape, which lies inside the image, in some images.
+
+    Area and shape are drawn up to ten times, until a box fits; if none does, nothing happens.
+
+    Args:
+        shape: Height and width of the images.
+        fill: One uint8 value per channel: the rounded mean, which is zero after normalisation.
+        probability: That an image gets a box.
+        area: Least and greatest area, as shares of the image's.
+        ratio: Least and greatest height by width; its logarithm is uniform.
+
+    Source: Zhong et al., "Random Erasing Data Augmentation", 2020, as torchvision's RandomErasing
+    with its defaults.
+    """
+
+    TRIES = 10
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        fill: tuple[int, ...],
+        probability: float = 0.5,
+        area: tuple[float, float] = (0.02, 0.33),
+        ratio: tuple[float, float] = (0.3, 3.3),
+    ) -> None:
+        # Descriptions give lists.
+        self.shape, self.fill = (shape[0], shape[1]), tuple(fill)
+        self.probability = probability
+        self.area, self.ratio = (area[0], area[1]), (ratio[0], ratio[1])
+        self.colours = Fill(hole=self.fill)
+
+    def sample(self, index: torch.Tensor, rng: torch.Generator) -> ErasingDraw:
+        """Always the same number of random values an image."""
+        (height, width), count = self.shape, len(index)
+        coin, down, across = torch.rand((3, count), generator=rng, dtype=torch.float64)
+        tries = torch.rand((2, count, self.TRIES), generator=rng, dtype=torch.float64)
+        area = height * width * _between(self.area, tries[0])
+        ratio = _between((math.log(self.ratio[0]), math.log(self.ratio[1])), tries[1]).exp()
+        tall = (area * ratio).sqrt().round().long()
+        wide = (area / ratio).sqrt().round().long()
+        fits = (tall < height) & (wide < width)
+        first = fits.byte().argmax(1, keepdim=True)  # 0 where none fits
+        tall, wide = tall.gather(1, first)[:, 0], wide.gather(1, first)[:, 0]
+        top = (down * (height - tall + 1)).long()
+        left = (across * (width - wide + 1)).long()
+        done = (coin < self.probability) & fits.any(1)
+        boxes = torch.stack([left, left + wide - 1, top, top + tall - 1])
+        nothing = torch.tensor([[0], [-1], [0], [-1]])
+        return ErasingDraw(torch.where(done, boxes, nothing))
+
+    def apply(self, batch: Batch, draw: ErasingDraw) -> Batch:
+        """Fills the boxes."""
+        images = engine.erase_boxes(batch.images, draw.boxes.numpy(), self.colours)
+        return replace(batch, images=images)
+
+    def transform(self, image: Image, draw: ErasingDraw, row: int) -> Image:
+        """Fills the box of one image.
+
+        Raises:
+            ConfigError: If it has another size than the images that the policy was made for.
+        """
+        if (image.height, image.width) != self.shape:
+            height, width = self.shape
+            raise ConfigError(
+                f"an image of {image.width}×{image.height} pixels: this policy's erasing is for "
+                f"{width}×{height}; resize it first"
+            )
+        left, right, top, bottom = draw.boxes[:, row].tolist()
+        out = image.copy()
+        if right >= left and bottom >= top:
+            colour = self.fill if len(self.fill) > 1 else self.fill[0]
+            out.paste(colour, (left, top, right + 1, bottom + 1))
+        return out
+
+    def log_prob(self, draw: ErasingDraw) -> torch.Tensor:
+        """Zeros: up to a term that depends on no parameter, as boxes have many causes."""
+        return torch.zeros(draw.boxes.shape[1])
+
+    def explain(self, draw: ErasingDraw, row: int) -> list[str]:
+        """The box's size and place."""
+        left, right, top, bottom = draw.boxes[:, row].tolist()
+        if right < left or bottom < top:
+            return []
+        return [f"erase {right - left + 1}×{bottom - top + 1} at {left},{top}"]
+
+    def describe(self) -> dict[str, Any]:
+        """Name, shape, fill and the numbers."""
+        numbers = {"probability": self.probability, "area": self.area, "ratio": self.ratio}
+        listed = {name: list(v) if isinstance(v, tuple) else v for name, v in numbers.items()}
+        shape, fill = list(self.shape), list(self.fill)
+        return {"policy": "erasing", "shape": shape, "fill": fill, **listed}
+
+
+def _between(ends: tuple[float, float], uniform: torch.Tensor) -> torch.Tensor:
+    """Uniform numbers in [0, 1) moved to an interval."""
+    return ends[0] + (ends[1] - ends[0]) * uniform

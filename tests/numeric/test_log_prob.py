@@ -1,27 +1,22 @@
 """Log-probabilities: they add up to one over all draws, and their gradients are right."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from bench.augment.choice import Uniform, uniformaugment
 from bench.augment.learnable import Categorical, Gated, Learnable, OpsAndLevels, pairs
-from bench.augment.per_point import Located, PerPoint
-from bench.augment.space import Space
+from bench.augment.per_point import BEYOND, Noise, PerPoint
 from bench.augment.spaces import space
 from tests.numeric.small_policies import SMALL, discrete, effect, every_draw, learnable, numbers
 
 Tensor = torch.Tensor
-FLAT = Space("flat", SMALL.entries, top=2, signed=False, source="tests")
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def per_point() -> PerPoint:
-    return PerPoint(FLAT, points=4, gates=numbers(4, 3), magnitudes=numbers(4, 3, seed=1))
 
 
 @pytest.mark.parametrize("name", discrete())
@@ -44,7 +39,7 @@ def test_the_expected_score_is_zero(name: str) -> None:
         assert gradient is None or float(gradient.abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("policy", [*learnable().values(), per_point()])
+@pytest.mark.parametrize("policy", learnable().values())
 def test_gradients_equal_finite_differences(policy: Learnable) -> None:
     index = torch.arange(64) % 4
     draw = policy.sample(index, rng(1))
@@ -81,27 +76,74 @@ def test_the_density_of_continuous_levels_integrates_to_one() -> None:
     assert float(total) == pytest.approx(1, abs=1e-9)
 
 
-def test_the_density_per_point_integrates_to_one() -> None:
-    policy = PerPoint(FLAT, points=1, gates=numbers(1, 3), magnitudes=0.3)
-    level = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    total = 0.0
-    for gates in ((a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)):
-        count = len(level)
-        gate = torch.tensor(gates, dtype=torch.bool).expand(count, 3)
-        op, index = torch.arange(3).expand(count, 3), torch.zeros(count, dtype=torch.int64)
-        place, sign = torch.zeros(count, 3, 2), torch.zeros_like(gate)
-        # The two operations with a magnitude are independent: the integral of the product is
-        # that of one of them, squared, over the probability of the gates.
-        zero = torch.zeros(count, 3, dtype=torch.float64)
-        along = zero.clone()
-        along[:, 1] = level
-        at_zero = policy.log_prob(Located(op, zero, gate, sign, place, index))[0]
-        one = policy.log_prob(Located(op, along, gate, sign, place, index))
-        spread = float(policy.magnitudes[0, 2].sigmoid()) * 2
-        width = math.sqrt(2 * math.pi) * spread
-        area = float(torch.trapezoid(one.exp(), level)) if gates[1] else float(at_zero.exp())
-        total += area * (width if gates[2] else 1.0)
-    assert total == pytest.approx(1, abs=1e-9)
+# Warps of each image
+
+SPREADS: dict[str, Callable[[Tensor], Tensor]] = {
+    "variance": lambda logit: 0.5 * logit.sigmoid().sqrt(),
+    "deviation": torch.sigmoid,
+}
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_the_density_of_each_warp_integrates_to_one(spread: str) -> None:
+    """All but what a normal distribution has beyond three standard deviations."""
+    policy = PerPoint(gates=numbers(1, 7), magnitudes=numbers(1, 7, seed=1), spread=spread)
+    size = torch.linspace(-BEYOND, BEYOND, 2001)
+    count = len(size)
+    closed = torch.full((count, 7), -60.0)
+    # The warps are independent: one of them at a time, the others do not happen.
+    shut = policy.log_prob(Noise(closed[:1], torch.zeros(1, 7), torch.zeros(1)))[0].exp()
+    inside = math.erf(BEYOND / math.sqrt(2))
+    assert 1 - inside == pytest.approx(0.003, abs=0.001)
+    for warp in range(7):
+        gate, along = closed.clone(), torch.full((count, 7), 0.7)
+        gate[:, warp], along[:, warp] = 60.0, size
+        density = policy.log_prob(Noise(gate, along, torch.zeros(count))).exp()
+        level = size.double() * SPREADS[spread](policy.magnitudes[0, warp].double())
+        odds = policy.gates[0, warp].double().exp()
+        area = float(torch.trapezoid(density, level) / shut)
+        assert area == pytest.approx(float(odds) * inside, rel=1e-5)
+
+
+def test_the_density_of_a_draw_by_hand() -> None:
+    policy = PerPoint(5, gates=numbers(5, 7), magnitudes=numbers(5, 7, seed=1))
+    index = torch.arange(40) % 5
+    draw = policy.sample(index, rng(3))
+    found = policy.log_prob(draw)
+    assert found.dtype == torch.float64
+    for row, value in enumerate(found.tolist()):
+        expected = 0.0
+        for warp in range(7):
+            logit = float(policy.gates[index[row], warp])
+            if float(draw.gate[row, warp]) + logit > 0:
+                spread = 0.5 * math.sqrt(
+                    torch.sigmoid(policy.magnitudes[index[row], warp].double())
+                )
+                expected -= math.log1p(math.exp(-logit))
+                expected -= float(draw.size[row, warp]) ** 2 / 2
+                expected -= math.log(spread * math.sqrt(2 * math.pi))
+            else:
+                expected -= math.log1p(math.exp(logit))
+        assert value == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_expected_score_of_warps_is_zero() -> None:
+    """But for the cut: a squared normal number that ends at 9 has the mean 0.995."""
+    policy = PerPoint(gates=0.4, magnitudes=numbers(1, 7))
+    draw = policy.sample(torch.zeros(100_000, dtype=torch.int64), rng(4))
+    leaves = [policy.gates.requires_grad_(), policy.magnitudes.requires_grad_()]
+    mean = policy.log_prob(draw).mean()
+    for gradient in torch.autograd.grad(mean, leaves):
+        assert float(gradient.abs().max()) < 0.01
+
+
+def test_a_shared_row_serves_every_point() -> None:
+    policy = PerPoint(gates=[[9.0, -9.0, 9.0, -9.0, 9.0, -9.0, 9.0]])
+    draw = policy.sample(torch.tensor([7, 123456]), rng(9))
+    levels = policy.levels(draw, *policy.rows(draw.index))
+    assert (levels != 0).tolist() == [[True, False] * 3 + [True]] * 2
+    assert draw.index.tolist() == [7, 123456]
+    assert policy.log_prob(draw).shape == (2,)
 
 
 # Closed forms
@@ -181,16 +223,3 @@ def test_logits_of_each_image() -> None:
     assert torch.equal(draw.op[done, 0], (torch.arange(50) % 6 % 3)[done])
     assert torch.allclose(draw.level[done, 0], 2 * size[done, 0].sigmoid())
     assert not draw.gate[:, 1].any()
-
-
-def test_a_shared_row_serves_every_point() -> None:
-    policy = PerPoint(FLAT, points=1, gates=[[9.0, -9.0, 9.0]])
-    draw = policy.sample(torch.tensor([7, 123456]), rng(9))
-    assert draw.gate.tolist() == [[True, False, True]] * 2
-    assert draw.index.tolist() == [7, 123456]
-    assert policy.log_prob(draw).shape == (2,)
-
-
-def test_signs_and_levels_per_point_would_be_too_much() -> None:
-    with pytest.raises(ValueError, match="'small' draws signs"):
-        PerPoint(SMALL, points=1)

@@ -1,4 +1,7 @@
-"""Exported policies: for the same draw, the transform gives the engine's pixels, bit for bit."""
+"""Exported policies: for the same draw, the transform gives the engine's pixels, bit for bit.
+
+Warps give floats, of which the transform gives the nearest whole values.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +22,7 @@ from bench.augment.mixing import Mixup
 from bench.augment.per_point import PerPoint
 from bench.augment.policy import Batch, Chain, Identity, Policy
 from bench.augment.spaces import space
-from bench.augment.standard import CropFlip, Cutout
+from bench.augment.standard import CropFlip, Cutout, Erasing
 from bench.errors import ConfigError
 from bench.rng import generator
 
@@ -42,7 +45,8 @@ def inner() -> dict[str, Policy]:
         "categorical": Categorical(ohl, FILL, elements=pairs(ohl), weigh="sigmoid"),
         "ops-and-levels": OpsAndLevels(wide, FILL),
         "gated": Gated(space("pba"), FILL, probabilities=0.0, magnitudes=0.0),
-        "per-point": PerPoint(space("autodo-affine"), FILL, points=IMAGES),
+        "erasing": Erasing((32, 32), FILL.hole, probability=0.9),
+        "per-point": PerPoint(gates=1.0, magnitudes=2.0),
     }
 
 
@@ -55,6 +59,10 @@ def noise(channels: int = 3) -> torch.Tensor:
     return torch.from_numpy(pixels)
 
 
+def picture() -> Image.Image:
+    return Image.fromarray(noise()[0].permute(1, 2, 0).numpy())
+
+
 def test_every_kind_of_policy_that_can_be_rebuilt_is_tested() -> None:
     kinds = {policy.describe()["policy"] for policy in POLICIES.values()}
     assert kinds | {"chain", "mixup", "cutmix", "augmix"} == set(BUILDERS)
@@ -64,14 +72,20 @@ def test_every_kind_of_policy_that_can_be_rebuilt_is_tested() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_transform_equals_the_engine(name: str, channels: int, tmp_path: Path) -> None:
     original = Chain(POLICIES[name], CropFlip(2, flip=True))
+    if name == "per-point":  # only a learner takes what comes out of a warp
+        original = Chain(CropFlip(2, flip=True), POLICIES[name])
     if channels == 1 and name == "cutout":
         original = Chain(Cutout(15, (32, 32), (99,)))
+    if channels == 1 and name == "erasing":
+        original = Chain(Erasing((32, 32), (99,), probability=0.9))
     save(original.describe(), tmp_path / "policy.json", {"method": name})
     policy = load(tmp_path / "policy.json").policy
     images, index = noise(channels), torch.arange(IMAGES)
     draw = original.sample(index, generator("export", name))
     batch = Batch(images, torch.zeros(IMAGES, dtype=torch.int64), index)
     made = original.apply(batch, draw).images
+    assert made.is_floating_point() is (name == "per-point")
+    made = made.round().byte()
     assert name == "identity" or (made != images).any()
     for row in range(IMAGES):
         pixels = images[row].permute(1, 2, 0).squeeze(2).numpy()
@@ -125,13 +139,28 @@ def test_a_policy_that_mixes_images_is_refused() -> None:
 
 
 def test_parameters_for_each_image_need_its_row() -> None:
-    transform, image = PolicyTransform(POLICIES["per-point"]), Image.new("RGB", (8, 8))
+    gates = torch.full((IMAGES, 7), -80.0)
+    gates[3, 1] = 80.0
+    transform, image = PolicyTransform(PerPoint(IMAGES, gates=gates)), picture()
     with pytest.raises(ConfigError, match="call it with the image's row"):
         transform(image)
-    assert transform(image, 3).size == (8, 8)
+    assert transform(image, 2) == image
+    assert any(transform(image, 3) != image for _ in range(3))
 
 
-@pytest.mark.parametrize(("name", "size"), [("cutout", (64, 64)), ("randaugment", (8, 6))])
+def test_a_row_for_each_image_is_in_no_file(tmp_path: Path) -> None:
+    policy = Chain(CropFlip(2, flip=True), PerPoint(IMAGES))
+    save(policy.describe(), tmp_path / "policy.json", {})
+    with pytest.raises(ConfigError, match=rf"a row for each of {IMAGES} images") as caught:
+        load(tmp_path / "policy.json")
+    assert "\n" not in str(caught.value)
+    assert PolicyTransform(policy)(picture(), 5).size == (32, 32)  # in memory it works
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("cutout", (64, 64)), ("erasing", (64, 64)), ("randaugment", (8, 6)), ("per-point", (8, 6))],
+)
 def test_images_of_other_shapes_are_refused(name: str, size: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match=f"{size[0]}×{size[1]} pixels"):
         PolicyTransform(POLICIES[name])(Image.new("RGB", size))

@@ -20,7 +20,6 @@ from bench.augment.choice import (
 )
 from bench.augment.engine import Fill
 from bench.augment.learnable import Categorical, Gated, Learnable, OpsAndLevels, pairs
-from bench.augment.per_point import PerPoint
 from bench.augment.policy import Batch
 from bench.augment.space import Draw
 from bench.augment.spaces import SPACES, space
@@ -52,9 +51,6 @@ def policies() -> dict[str, Described]:
             space("wide-long"), counts=numbers(4), keeps=numbers(19), levels=numbers(19, 31)
         ),
         "hba": Gated(space("pba"), GREY, probabilities=numbers(30), magnitudes=numbers(30)),
-        "autodo": PerPoint(
-            space("autodo-affine"), points=50, gates=numbers(50, 5), magnitudes=numbers(50, 5)
-        ),
     }
 
 
@@ -76,8 +72,7 @@ def test_shapes_types_and_ranges(name: str) -> None:
     assert draw.level.shape == draw.gate.shape == draw.sign.shape == shape
     assert ((draw.op >= 0) & (draw.op < len(policy.space))).all()
     assert ((draw.place >= 0) & (draw.place < 1)).all()
-    if name != "autodo":  # whose levels are normal
-        assert ((draw.level >= 0) & (draw.level <= policy.space.top)).all()
+    assert ((draw.level >= 0) & (draw.level <= policy.space.top)).all()
     assert not any(getattr(draw, f.name).requires_grad for f in fields(draw))
     log_prob = policy.log_prob(draw)
     assert (log_prob.dtype, log_prob.shape) == (torch.float64, (100,))
@@ -165,19 +160,6 @@ def test_frequencies_agree_with_log_probabilities(name: str) -> None:
     assert max(away, default=0.0) < 36
 
 
-def test_normal_levels_per_point() -> None:
-    policy = policies()["autodo"]
-    assert isinstance(policy, PerPoint)
-    index = torch.full((20_000,), 17)
-    draw = policy.sample(index, rng(2))
-    gates, spread = policy.gates[17].sigmoid(), policy.magnitudes[17].sigmoid()
-    assert torch.allclose(draw.gate.double().mean(0), gates, atol=0.02)
-    score = draw.level / spread
-    assert torch.allclose(score.mean(0), torch.zeros(5, dtype=torch.float64), atol=0.03)
-    assert torch.allclose(score.square().mean(0), torch.ones(5, dtype=torch.float64), atol=0.05)
-    assert torch.allclose(score.pow(4).mean(0), 3 * torch.ones(5, dtype=torch.float64), atol=0.5)
-
-
 @pytest.mark.parametrize("name", policies())
 def test_images_of_a_batch_have_draws_of_their_own(name: str) -> None:
     """Neighbours agree no more often than chance has it."""
@@ -231,7 +213,7 @@ def test_a_description_is_json_and_rebuilds_the_policy(name: str) -> None:
 
 
 def test_kinds_have_names_of_their_own() -> None:
-    kinds = [Uniform, SubPolicies, Categorical, OpsAndLevels, Gated, PerPoint]
+    kinds = [Uniform, SubPolicies, Categorical, OpsAndLevels, Gated]
     assert len({kind.kind for kind in kinds}) == len(kinds)
 
 
@@ -260,7 +242,7 @@ def test_uniformaugment_does_each_operation_half_of_the_time() -> None:
     assert float(together) == pytest.approx(0.25, abs=0.01)  # a p for each operation, not for both
 
 
-@pytest.mark.parametrize("name", ["ohl", "gar", "hba", "autodo"])
+@pytest.mark.parametrize("name", ["ohl", "gar", "hba"])
 def test_a_learned_state_can_be_taken_and_put_back(name: str) -> None:
     policy = policies()[name]
     assert isinstance(policy, Learnable)

@@ -11,15 +11,15 @@ import methods
 from bench import preview
 from bench.augment.augmix import AugMix
 from bench.augment.choice import randaugment
-from bench.augment.per_point import PerPoint
-from bench.augment.policy import Identity
+from bench.augment.per_point import WARPS, PerPoint
+from bench.augment.policy import Identity, Policy
 from bench.augment.spaces import space
 from bench.data.arrays import Arrays
 from bench.data.sources import load
 from bench.errors import ConfigError, RecordError
 from bench.plugins import discover, select
 from bench.preview import TILE, Subject, cells, of_method, of_run, picture
-from bench.record import find_record, is_run, read_record
+from bench.record import Record, find_record, is_run, read_record
 from tests.conftest import ROOT
 
 
@@ -84,17 +84,40 @@ def test_of_a_method_before_training() -> None:
     assert shown.policy.describe()["of"][0]["ops"] == 1
 
 
-def test_of_a_run_whose_policy_has_parameters_for_each_image(tmp_path: Path) -> None:
-    """The picture shows images of the run's own training set, so that rows and images agree."""
-    results = ROOT / "results"
-    paths = sorted((results / "quick" / "runs").glob("*.json"))
+def test_of_a_method_with_parameters_for_each_image() -> None:
+    folders = [Path(package.__path__[0]) for package in (methods, baselines)]
+    shown = of_method(select(discover(folders), "autodo"), load("digits"))
+    assert len(cells(shown, rows=30, draws=2, seed=0)) == 30
+
+
+def distorted_run(policy: Policy) -> Record:
+    """A recorded run on distorted data, as if it had ended with a policy."""
+    paths = sorted((ROOT / "results" / "quick" / "runs").glob("*.json"))
     record = next(found for path in paths if (found := read_record(path)).task.distort != "clean")
-    points = sum(record.task.train_counts)
-    policy = PerPoint(space("autodo-affine"), points=points)
-    learned = record.model_copy(update={"policy": policy.describe()})
-    shown = of_run(learned, lambda data, size: load(data, size=size))
-    assert len(shown.arrays) == points
-    assert len(cells(shown, rows=10, draws=3, seed=0)) == 10
+    return record.model_copy(update={"policy": policy.describe()})
+
+
+def test_of_a_run_that_ended_with_warps() -> None:
+    """The picture shows images of the run's own training set."""
+    record = distorted_run(PerPoint(gates=1.0))
+    shown = of_run(record, lambda data, size: load(data, size=size))
+    assert len(shown.arrays) == sum(record.task.train_counts)
+    table = cells(shown, rows=10, draws=3, seed=0)
+    assert len(table) == 10
+    made = [(line[0].pixels, cell) for line in table for cell in line[1:]]
+    assert all(cell.pixels.dtype == np.uint8 for _, cell in made)
+    assert any(not np.array_equal(original, cell.pixels) for original, cell in made)
+    words = {word.split()[0] for _, cell in made for word in cell.words}
+    assert words - {"–"} == set(WARPS)
+
+
+def test_warps_of_each_image_are_shown_with_its_row(arrays: Arrays) -> None:
+    gates = torch.full((40, 7), -80.0)
+    gates[:20, 0] = 80.0  # only the first two classes are turned
+    policy = PerPoint(40, gates=gates)
+    for line in cells(subject(policy, arrays), rows=8, draws=3, seed=0):
+        words = {cell.words[0].split()[0] for cell in line[1:]}
+        assert words == ({"rotate"} if line[0].words[0] in ("ant", "bee") else {"–"})
 
 
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path: Path, arrays: Arrays) -> None:

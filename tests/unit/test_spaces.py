@@ -155,11 +155,14 @@ def test_augmix_has_its_references_formulas() -> None:
 
 
 def test_autodo() -> None:
-    assert magnitudes(space("autodo"), "color", [0, 15, 30]) == pytest.approx([-0.9, 0, 0.9])
-    affine = space("autodo-affine")
-    assert not affine.has_sign.any()
-    assert magnitudes(affine, "rotate", [-0.5, 2]) == [-15, 60]
-    assert magnitudes(affine, "translate-x", [-1.0]) == pytest.approx([-14.4])
+    found = space("autodo")
+    plain = ["identity", "autocontrast", "equalize", "invert"]
+    assert sorted(entry.operation for entry in found.entries) == sorted(
+        [*plain, "color", "sharpness"]
+    )
+    for label in ("color", "sharpness"):
+        assert magnitudes(found, label, [0, 15, 30]) == pytest.approx([-0.9, 0, 0.9])
+    assert not found.has_sign.any()  # its warps are `PerPoint`'s
 
 
 @pytest.mark.parametrize("name", SPACES)
