@@ -13,12 +13,14 @@ from bench.stage import Outcome, run_method, stage
 from bench.train.prepare import Prepared, prepare
 from bench.train.trajectories import trajectories
 from methods._alignment import ESTIMATORS
+from methods.autodo import Phases
 
 pytestmark = pytest.mark.gpu
 PLUGINS = discover([Path(__file__).parents[2] / "methods"])
 # Steps differ between `difference` on a CPU (one more pass) and in half precision (two).
 SPECS = ["gar[estimator=hooks]", "gar[estimator=jvp]", "gar[reward=nslr]"]
 SPECS += ["ohl[copies=4,stacked=false]", "ohl[copies=4,stacked=true]"]
+SPECS += ["autodo", "autodo[variant=sha,view=upsampled]", "autodo[variant=static,terms=0]"]
 
 
 def prepared_on(device: str) -> Prepared:
@@ -53,10 +55,10 @@ def test_the_portable_bill_is_the_cpus(prepared: Prepared, spec: str) -> None:
     assert there.test.error < 0.75
 
 
-@pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]"])
+@pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]", "autodo"])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_seconds_track_fills_its_budget(prepared: Prepared, spec: str, compiled: bool) -> None:
-    if compiled and spec != "gar":
+    if compiled and spec.startswith("ohl"):
         pytest.skip("stacked copies run uncompiled")
     ledger = outcome(prepared, spec, track="gpu", compile=compiled).meter.ledger
     assert 0.4 < ledger.spent / ledger.budget < 1.05
@@ -97,3 +99,41 @@ def test_stacked_copies_take_the_sequential_steps(prepared: Prepared) -> None:
         copies = trajectories(session, session.learner(), 4, stacked)
         losses.append(torch.stack([copies.step(images, targets, 0.2) for _ in range(5)]))
     torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0.05)  # bfloat16
+
+
+def test_autodos_steps_never_wait_for_the_device(prepared: Prepared) -> None:
+    selected = select(PLUGINS, "autodo")
+    config = small_config(selected).model_copy(update={"device": "cuda"})
+    session, method = stage(prepared, config).session, selected.make()
+    phases = Phases(method, session, method.learner(session), method.tables(session.task))
+    for _ in range(2):  # the first calls choose algorithms and count FLOPs
+        phases.step(0.0)
+        phases.hyper(1.0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        phases.step(0.0)
+        phases.hyper(1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_hypergradient_in_half_precision_follows_that_in_single(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for half in (False, True):
+        selected = select(PLUGINS, "autodo")
+        config = small_config(selected).model_copy(update={"device": "cuda"})
+        session, method = stage(prepared, config).session, selected.make()
+        learner = method.learner(session)
+        monkeypatch.setattr(
+            learner, "precision", lambda half=half: torch.autocast("cuda", torch.bfloat16, half)
+        )
+        phases = Phases(method, session, learner, method.tables(session.task))
+        caught: list[torch.Tensor] = []
+        monkeypatch.setattr(
+            phases.optimiser, "step", lambda row, grads, rate, c=caught: c.extend(grads)
+        )
+        phases.hyper(1.0)
+        found.append(torch.cat([each.flatten() for each in caught[2:]]))  # weights and labels
+    assert torch.corrcoef(torch.stack(found))[0, 1] > 0.97

@@ -22,6 +22,7 @@ from bench.plugins import Plugin, Selected
 from bench.stage import stage
 from bench.train.prepare import Prepared
 from bench.train.session import Session
+from benchmarks import autodo_planted
 from methods import autodo
 from methods._points import Mean, Moments, RMSprop, Rows, Tables, divergence, loss_weights
 from methods.autodo import Autodo, AutodoConfig, Phases, affordable, waiting
@@ -820,3 +821,16 @@ def test_a_hypergradient_that_is_not_finite_ends_the_run(small: Prepared) -> Non
         phases.learner.network.head.bias[0] = math.nan
     with pytest.raises(Diverged, match="hypergradient"):
         phases.move(0, 0, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10, 15))
+def test_autodo_finds_wrong_labels(seed: int) -> None:
+    """On other seeds than those that the threshold was read from."""
+    assert autodo_planted.separation(seed, AutodoConfig()).passes
+
+
+@pytest.mark.slow
+def test_its_placebo_does_not() -> None:
+    config = AutodoConfig(placebo="shuffled")
+    assert not any(autodo_planted.separation(seed, config).passes for seed in (10, 11))
