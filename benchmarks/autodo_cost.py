@@ -23,42 +23,28 @@ device: peak memory of hyper over plain).
 import argparse
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from bench.augment.per_point import blurred
-from bench.check import small_config
-from bench.plugins import Plugin, Selected
-from bench.stage import stage
 from bench.train.loops import training_step
 from bench.train.prepare import Prepared
-from bench.train.session import Session
 from bench.train.task import Task, standard
+from benchmarks._session import CUDA, Works, in_turns, session_of
 from benchmarks.harness_overhead import task_of
-from benchmarks.ohl_cost import CASES, CUDA, seconds, small_val
+from benchmarks.ohl_cost import CASES, small_val
 from methods._implicit import read
 from methods.autodo import Autodo, AutodoConfig, Phases
 
-Work = Callable[[], object]
 
-
-def session_of(task: Task) -> Session:
-    """A session with more budget than the rounds need."""
-    selected = Selected(Plugin(Autodo, Path(__file__), ""), AutodoConfig(), "autodo", None)
-    config = small_config(selected, 1e6)
-    session = stage(Prepared(task, task.val, None), config).session  # type: ignore[arg-type]
-    session._observe = None
-    return session
-
-
-def variants(task: Task, config: AutodoConfig) -> tuple[dict[str, Work], dict[str, float]]:
+def variants(task: Task, config: AutodoConfig) -> tuple[Works, dict[str, float]]:
     """What takes turns, by name; and what it costs in FLOPs, over plain."""
     method = Autodo(config)
-    plain, smooth, own = session_of(task), session_of(task), session_of(task)
+    prepared = Prepared(task, task.val, None)  # type: ignore[arg-type]
+    plain, smooth, own = (session_of(Autodo, config, prepared) for _ in range(3))
     policy = standard(task)
     phases = Phases(method, own, method.learner(own), method.tables(task))
-    works: dict[str, Work] = {}
+    works: Works = {}
     for name, session, learner in (
         ("plain", plain, plain.learner()),
         ("network", smooth, method.learner(smooth)),
@@ -106,18 +92,6 @@ def through(phases: Phases) -> None:
     phases.optimiser.step(row, list(found[: len(rows.learned())]), 0.0)  # type: ignore[arg-type]
 
 
-def measure(works: dict[str, Work], rounds: int, times: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every round; they take turns."""
-    for work in works.values():
-        work()
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds):
-        names = list(works) if turn % 2 else list(reversed(works))
-        for name in names:
-            found[name].append(seconds(works[name], times))
-    return found
-
-
 def figures(found: dict[str, list[float]], flops: dict[str, float]) -> dict[str, float]:
     """The ratios: medians over rounds."""
 
@@ -135,7 +109,7 @@ def figures(found: dict[str, list[float]], flops: dict[str, float]) -> dict[str,
     }
 
 
-def memory(works: dict[str, Work]) -> float:
+def memory(works: Works) -> float:
     """Peak memory of a step of λ over that of a plain one, on a CUDA device."""
     peaks = []
     for name in ("plain", "hyper"):
@@ -160,7 +134,7 @@ def main() -> None:
         name, channels, side, batch = CASES[network][-1]
         task = small_val(task_of(name, channels, side, batch, 1))
         works, flops = variants(task, AutodoConfig())
-        found = measure(works, chosen.rounds, 20 if network == "small-cnn" or CUDA else 2)
+        found = in_turns(works, chosen.rounds, 20 if network == "small-cnn" or CUDA else 2)
         ratios = figures(found, flops)
         if CUDA:
             ratios["autodo_memory_ratio"] = memory(works)

@@ -17,17 +17,14 @@ nothing apart by construction: 0.5, 0.5, 0 and 0.
 
 import argparse
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 
 import torch
 from sklearn.metrics import roc_auc_score
 
-from bench.check import small_config
 from bench.data.sources import load
-from bench.plugins import Plugin, Selected
-from bench.stage import stage
 from bench.train.prepare import prepare
 from bench.train.recipe import Recipe
+from benchmarks._session import session_of
 from methods._points import Tables, loss_weights
 from methods.autodo import Autodo, AutodoConfig, Phases
 
@@ -63,10 +60,7 @@ def separation(seed: int, config: AutodoConfig, budget: float = BUDGET) -> Separ
         seed=seed,
         device=torch.device("cpu"),
     )
-    selected = Selected(Plugin(Autodo, Path(__file__), ""), config, "autodo", None)
-    run = small_config(selected, budget).model_copy(update={"seed": seed})
-    session = stage(prepared, run).session
-    session._observe = None  # nobody looks at the milestones
+    session = session_of(Autodo, config, prepared, budget, seed)
     method = Autodo(config)
     tables = method.tables(prepared.task)
     Phases(method, session, method.learner(session), tables).train()

@@ -11,19 +11,16 @@ Figures: `planted_blackout`, `planted_harmless` (means over seeds of the final p
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 
 from bench.augment.learnable import OpsAndLevels
 from bench.augment.space import Entry, Space
-from bench.check import small_config
 from bench.data.sources import load
-from bench.plugins import Plugin, Selected
-from bench.stage import stage
 from bench.train.prepare import prepare
 from bench.train.recipe import Recipe
 from bench.train.task import fill
+from benchmarks._session import session_of
 from methods.gar import Gar, GarConfig, Pairs
 
 SHARE = 0.25
@@ -52,10 +49,7 @@ def keeps(seed: int, config: GarConfig) -> tuple[float, float]:
         seed=seed,
         device=torch.device("cpu"),
     )
-    selected = Selected(Plugin(Gar, Path(__file__), ""), config, "gar", None)
-    run = small_config(selected, BUDGET).model_copy(update={"seed": seed})
-    session = stage(prepared, run).session
-    session._observe = None  # nobody looks at the milestones
+    session = session_of(Gar, config, prepared, BUDGET, seed)
     policy = OpsAndLevels(SPACE, fill(prepared.task), longest=config.longest)
     Pairs(session, session.learner(), policy, config).train()
     blackout, harmless = policy.keeps.detach().sigmoid()[:2].tolist()

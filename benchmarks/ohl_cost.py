@@ -16,27 +16,21 @@ step of `fit`), `ohl_period_ratio_n8` (a period of 20 steps with its check over 
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from bench.check import small_config
 from bench.data.arrays import Arrays
-from bench.plugins import Plugin, Selected
-from bench.stage import stage
 from bench.train.loops import training_step
 from bench.train.prepare import Prepared
-from bench.train.session import Session
 from bench.train.task import Task, standard
+from benchmarks._session import CUDA, in_turns, session_of
 from benchmarks.harness_overhead import task_of
 from methods.ohl import Ohl, OhlConfig, Periods
 
 COPIES = (1, 4, 8)
 INTERVAL = 20
-CUDA = torch.cuda.is_available()
 # Network, channels, side, batch.
 CASES = {
     "wrn-16-1": [("wrn-16-1", 3, 32, 128 if CUDA else 64)],
@@ -45,45 +39,26 @@ CASES = {
 }
 
 
-def seconds(work: Callable[[], object], times: int) -> float:
-    """Seconds of one call, the mean of several."""
-    clock = time.perf_counter if CUDA else time.process_time
-    if CUDA:
-        torch.cuda.synchronize()
-    began = clock()
-    for _ in range(times):
-        work()
-    if CUDA:
-        torch.cuda.synchronize()
-    return (clock() - began) / times
-
-
 def small_val(task: Task) -> Task:
     """The task with 512 validation images."""
     some = Arrays(task.val.images[:512], task.val.labels[:512])
     return replace(task, val=some)
 
 
-def session_of(task: Task) -> Session:
-    """A session with more budget than the rounds need."""
-    selected = Selected(Plugin(Ohl, Path(__file__), ""), OhlConfig(), "ohl", None)
-    config = small_config(selected, 1e6)
-    session = stage(Prepared(task, task.val, None), config).session  # type: ignore[arg-type]
-    session._observe = None
-    return session
-
-
 def variants(task: Task) -> dict[str, Callable[[], object]]:
     """What takes turns, by name."""
     found: dict[str, Callable[[], object]] = {}
-    plain = session_of(task)
+    prepared = Prepared(task, task.val, None)  # type: ignore[arg-type]
+    plain = session_of(Ohl, OhlConfig(), prepared)
     learner, batches = plain.learner(), plain.batches("train")
     policy = standard(task)
     found["fit"] = lambda: training_step(plain, learner, policy, batches, 0.0)
     for copies in COPIES:
         for stacked in (False, True):
-            config = OhlConfig(copies=copies, interval=INTERVAL, stacked=stacked)
-            session = session_of(task)
+            # One copy has nothing to learn from.
+            placebo = "uniform" if copies == 1 else None
+            config = OhlConfig(copies=copies, interval=INTERVAL, stacked=stacked, placebo=placebo)
+            session = session_of(Ohl, config, prepared)
             own = session.learner()
             periods = Periods(session, own, Ohl(config)._start(task), config)
             name = f"{'stacked' if stacked else 'sequential'} {copies}"
@@ -94,14 +69,7 @@ def variants(task: Task) -> dict[str, Callable[[], object]]:
 
 def measure(task: Task, rounds: int, times: int) -> dict[str, float]:
     """Median seconds of every variant; they take turns."""
-    works = variants(task)
-    for work in works.values():
-        work()
-    found: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds):
-        names = list(works) if turn % 2 else list(reversed(works))
-        for name in names:
-            found[name].append(seconds(works[name], times))
+    found = in_turns(variants(task), rounds, times)
     return {name: statistics.median(values) for name, values in found.items()}
 
 

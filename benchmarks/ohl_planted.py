@@ -14,21 +14,18 @@ Figures: `planted_invert`, `planted_harmless` (means over seeds of the final mar
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from bench.augment.learnable import Categorical, pairs
 from bench.augment.space import Entry, Space
-from bench.check import small_config
 from bench.data.arrays import Arrays
 from bench.data.sources import Source, load
-from bench.plugins import Plugin, Selected
 from bench.rng import generator
-from bench.stage import stage
 from bench.train.prepare import prepare
 from bench.train.recipe import Recipe
 from bench.train.task import fill
+from benchmarks._session import session_of
 from methods.ohl import Ohl, OhlConfig, Periods
 
 BAND = 0.18
@@ -76,10 +73,7 @@ def marginals(seed: int, config: OhlConfig, budget: float = BUDGET) -> list[floa
         seed=seed,
         device=torch.device("cpu"),
     )
-    selected = Selected(Plugin(Ohl, Path(__file__), ""), config, "ohl", None)
-    run = small_config(selected, budget).model_copy(update={"seed": seed})
-    session = stage(prepared, run).session
-    session._observe = None  # nobody looks at the milestones
+    session = session_of(Ohl, config, prepared, budget, seed)
     policy = Categorical(
         SPACE, fill(prepared.task), elements=pairs(SPACE), weigh="sigmoid", level=15.0
     )
