@@ -12,6 +12,7 @@ import torch
 
 from bench.config import RunConfig, TaskConfig
 from bench.data.sources import load
+from bench.errors import PlanError
 from bench.method import Fitted
 from bench.networks import build
 from bench.networks.flops import FlopCounter, unit_price
@@ -70,7 +71,10 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
     config = small_config(selected, _budget(method.minimum(prepared.task)))
     if reason := method.skip(prepared.task, config.budget):
         return [Finding("runs", False, f"it skips the small task: {reason}")]
-    first = trial(selected, prepared, config)
+    try:
+        first = trial(selected, prepared, config)
+    except PlanError as error:  # no rule is broken, but there is nothing to look at either
+        return [Finding("runs", False, f"{error}; or check it with options that cost less")]
     second = trial(selected, prepared, config)
     blind = trial(selected, other_truth(prepared), config)
     findings = [

@@ -1,0 +1,230 @@
+"""FDS: the schedule and its sign steps, heavy-ball SGD, the plan, horizons and placebos."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.check import small_config
+from bench.errors import PlanError
+from bench.plugins import Plugin, Selected
+from bench.stage import stage
+from bench.train.prepare import Prepared
+from bench.train.session import Session
+from methods._schedule import HeavyBall, Schedule
+from methods._tangents import ForwardSGD, Setting
+from methods.fds import Fds, FdsConfig, Search
+
+Tensor = torch.Tensor
+SMALL: dict[str, Any] = {"outer": 2, "rates": 3, "momenta": 2}
+
+
+def session_of(small: Prepared, config: FdsConfig, budget: float = 6.0) -> Session:
+    selected = Selected(Plugin(Fds, Path(__file__), ""), config, "fds", None)
+    session = stage(small, small_config(selected, budget)).session
+    session._observe = None
+    return session
+
+
+def search_of(small: Prepared, budget: float = 6.0, **options: Any) -> Search:
+    config = FdsConfig(**(SMALL | options))
+    return Search(session_of(small, config, budget), config)
+
+
+def schedule_of(*windows: int) -> Schedule:
+    return Schedule(windows, (0.5, 0.25, 0.125), (0.1, 0.2, 0.4))
+
+
+# The schedule
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=3), st.integers(9, 60))
+def test_windows_share_the_training_evenly(windows: list[int], steps: int) -> None:
+    schedule = schedule_of(*windows)
+    used = [schedule.at(done / steps)[1] for done in range(steps)]
+    first = 0
+    for name, many in zip(("rate", "momentum", "decay"), windows, strict=True):
+        columns = [getattr(one, name) for one in used]
+        assert columns == sorted(columns)
+        assert set(columns) == set(range(first, first + many))
+        counts = [columns.count(column) for column in set(columns)]
+        assert max(counts) - min(counts) <= 1
+        assert schedule.spans(steps)[first : first + many].tolist() == [
+            columns.count(column) for column in range(first, first + many)
+        ]
+        first += many
+
+
+def test_a_step_trains_with_its_windows_values() -> None:
+    schedule = schedule_of(2, 1, 3)
+    schedule.values = torch.arange(6, dtype=torch.float64)
+    setting, columns = schedule.at(0.7)
+    assert (setting.rate, setting.momentum, setting.decay) == (1.0, 2.0, 5.0)
+    assert (columns.rate, columns.momentum, columns.decay) == (1, 2, 5)
+
+
+def test_values_move_against_the_sign_and_steps_halve_when_it_turns() -> None:
+    schedule = schedule_of(2, 1, 1)
+    nothing, nan = 0.0, math.nan
+    moved = []
+    for found in ([3.0, -7.0, nothing, 1.0], [-1.0, -1.0, 2.0, nan], [-1.0, nothing, -1.0, -5.0]):
+        schedule.move(torch.tensor(found))
+        moved.append(schedule.values.tolist())
+    assert moved[0] == pytest.approx([0.4, 0.6, 0.25, -0.275])
+    # The first turned: half a step; the third had no sign yet, so it has not turned.
+    assert moved[1] == pytest.approx([0.45, 0.7, 0.05, -0.275])
+    assert moved[2] == pytest.approx([0.5, 0.7, 0.15, -0.075])
+    assert schedule.steps.tolist() == pytest.approx([0.05, 0.1, 0.1, 0.2])
+
+
+def test_a_zero_between_two_signs_does_not_hide_that_they_differ() -> None:
+    schedule = schedule_of(1, 1, 1)
+    for found in (1.0, 0.0, -1.0):
+        schedule.move(torch.tensor([found, 0.0, 0.0]))
+    assert schedule.steps.tolist() == [0.05, 0.2, 0.4]
+
+
+def test_the_mean_of_all_outer_steps() -> None:
+    schedule = schedule_of(1, 1, 1)
+    for sign in (1.0, 1.0):
+        schedule.move(torch.full((3,), sign))
+        schedule.remember()
+    schedule.settle()
+    assert schedule.values.tolist() == pytest.approx([0.35, -0.05, -0.475])
+
+
+# Heavy ball
+
+
+def test_heavy_ball_is_the_trajectory_that_is_differentiated(small: Prepared) -> None:
+    """Also where the momentum is 0 at first: v is kept all the same."""
+    session = session_of(small, FdsConfig(**SMALL))
+    one, other = session.learner(), session.learner()
+    other.network.load_state_dict(one.network.state_dict())
+    ball, batches = HeavyBall(one), session.batches("train")
+    sgd = ForwardSGD(other.network, columns=0)
+    for step in range(6):
+        setting = Setting(0.1 / (1 + step), 0.0 if step < 2 else 0.8, 1e-3 * step)
+        batch = next(batches)
+        with session.metered("x"):
+            one.loss(batch.images, batch.targets).backward()
+            ball.step(setting)
+        with session.metered("y"):
+            images = other.pixels(batch.images)
+            sgd.step(
+                lambda net, x=images, y=batch.targets: F.cross_entropy(net(x), y), setting, None
+            )
+    sgd.write()
+    mine, theirs = one.network.state_dict(), other.network.state_dict()
+    for name, value in mine.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
+
+
+# The search
+
+
+@pytest.mark.parametrize("options", [{}, {"horizon": "window"}, {"skipped": 0.2}])
+def test_the_plan_is_what_runs(small: Prepared, options: dict[str, Any]) -> None:
+    search = search_of(small, **options)
+    seen: list[int] = []
+    whole = search.inner
+
+    def spied(done: int, steps: int) -> Tensor:
+        _, columns = search.schedule.at(done / steps)
+        seen.append(search.sgd.due(None if search._skips(done) else columns))
+        return whole(done, steps)
+
+    search.inner = spied  # type: ignore[method-assign]
+    search.trial(12)
+    expected = search._work(12)
+    checks = expected.pop("check")
+    assert {f"inner_{n}": seen.count(n) for n in set(seen)} == expected
+    assert checks == search.checks * (3 if options.get("horizon") == "window" else 1)
+    if "skipped" in options:
+        assert expected["inner_0"] == 3  # the first step, and two that are skipped
+
+
+def test_it_takes_the_longest_trainings_that_the_budget_pays_for(small: Prepared) -> None:
+    search = search_of(small)
+    prices = search._prices()
+    steps = search._affordable(prices)
+
+    def cost(count: int) -> float:
+        work = search._work(count)
+        inner = sum(times * prices[name] for name, times in work.items())
+        return search.config.outer * inner + count * prices["train"]
+
+    assert cost(steps) <= search.session.remaining < cost(steps + 1)
+    # 1 + 2n passes a step, in comparison with a plain one.
+    assert prices["inner_5"] / prices["train"] == pytest.approx(11, rel=0.02)
+
+
+def test_a_budget_without_a_step_for_each_window_is_refused(small: Prepared) -> None:
+    search = search_of(small, budget=1.0, outer=10)
+    with pytest.raises(PlanError, match="3 windows: allow more budget"):
+        search.run()
+
+
+def test_one_window_looks_the_same_to_both_horizons(small: Prepared) -> None:
+    found = []
+    for horizon in ("whole", "window"):
+        search = search_of(small, rates=1, momenta=1, rate=0.05, horizon=horizon)
+        search.trial(6)
+        found.append(search.schedule.signs)
+        assert (search.schedule.values != search.config.schedule().values).all()
+    assert torch.equal(*found)
+
+
+def test_from_zero_only_the_rate_moves_at_first(small: Prepared) -> None:
+    search = search_of(small)
+    search.trial(6)
+    rates, others = search.schedule.values.split([3, 3])
+    assert (rates == 0.1).all(), "a step downhill lowers the validation loss"
+    assert (others == 0).all()
+
+
+def test_placebos(small: Prepared) -> None:
+    signs = {}
+    for placebo in (None, "uniform", "shuffled"):
+        search = search_of(small, rate=0.05, momentum=0.5, placebo=placebo)
+        for _ in range(2):
+            search.trial(6)
+        signs[placebo] = search.schedule.signs
+        updates = search.session.tallies["policy_updates"]
+        assert updates == (0 if placebo == "uniform" else 2)
+        still = torch.equal(search.schedule.values, search.config.schedule().values)
+        assert still is (placebo == "uniform")
+    assert sorted(signs[None].tolist()) != signs[None].tolist() or len(set(signs[None])) > 1
+
+
+def test_redrawn_validation_images_are_not_trained_on(small: Prepared) -> None:
+    search = search_of(small, validation="redrawn")
+    aside = next(search.judges).images.flatten(1)
+    rows = {bytes(row.numpy()) for row in aside}
+    total = 0
+    for _ in range(20):
+        batch = next(search.scouts)
+        total += len(batch)
+        assert not rows & {bytes(row.flatten().numpy()) for row in batch.images}
+    assert total > len(small.task.train) / 2
+    assert Fds.declared(search.config) == "none"
+    assert Fds.declared(FdsConfig()) == "hypergradient"
+
+
+def test_a_run_ends_with_the_networks_that_the_schedule_trained(small: Prepared) -> None:
+    config = FdsConfig(**SMALL, rate=0.05, placebo="replay")
+    fitted = Fds(config).run(session := session_of(small, config))
+    plan = session.plans[0]
+    inner = sum(count for name, count in plan.items() if name.startswith("inner"))
+    assert inner == 2 * plan["train"]
+    assert session.tallies["steps"] == inner + plan["train"]
+    assert any("mean schedule" in text for text in fitted.deviations)
+    trace = session.trace.export()
+    assert len(trace["rate"]["value"]) == 2
+    assert len(trace["rate"]["value"][0]) == 3
