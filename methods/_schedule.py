@@ -1,10 +1,9 @@
-"""Learning rate, momentum and weight decay in windows of time, and SGD that follows them."""
+"""Learning rate, momentum and weight decay in windows of time, moved by signs."""
 
 from collections.abc import Sequence
 
 import torch
 
-from bench.train.learner import Learner
 from methods._tangents import Columns, Setting
 
 Tensor = torch.Tensor
@@ -90,38 +89,6 @@ class Schedule:
         """Puts it back."""
         for name, value in state.items():
             setattr(self, name, value.clone())
-
-
-class HeavyBall:
-    """Plain SGD with heavy-ball momentum and weight decay that differ from step to step.
-
-    v ← β v + g + μ θ, θ ← θ - α v.  torch's own keeps no v while the momentum is 0, and would lag
-    by a step when it rises.
-    """
-
-    def __init__(self, learner: Learner) -> None:
-        self.weights = [p for p in learner.network.parameters() if p.requires_grad]
-        self.velocity = [torch.zeros_like(p) for p in self.weights]
-
-    @torch.no_grad()
-    def step(self, setting: Setting) -> None:
-        """One step along the gradients that are there, which it drops."""
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.weights]
-        torch._foreach_mul_(self.velocity, setting.momentum)
-        torch._foreach_add_(self.velocity, gradients)
-        torch._foreach_add_(self.velocity, self.weights, alpha=setting.decay)
-        torch._foreach_add_(self.weights, self.velocity, alpha=-setting.rate)
-        for weight in self.weights:
-            weight.grad = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """v by number, for `session.keep`."""
-        return {str(i): v for i, v in enumerate(self.velocity)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Puts it back."""
-        for i, v in enumerate(self.velocity):
-            v.copy_(state[str(i)])
 
 
 def _repeated(values: Sequence[float], times: Sequence[int]) -> Tensor:

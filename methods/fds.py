@@ -20,10 +20,11 @@ from pydantic import Field, model_validator
 from bench.augment.policy import Policy
 from bench.errors import PlanError
 from bench.method import Fitted, Method, MethodConfig
+from bench.train.heavy_ball import HeavyBall, heavy_ball_step
 from bench.train.loops import augment
 from bench.train.session import Session
 from bench.train.task import Task, standard
-from methods._schedule import HeavyBall, Schedule
+from methods._schedule import Schedule
 from methods._tangents import ForwardSGD
 
 Tensor = torch.Tensor
@@ -208,15 +209,12 @@ class Search:
 
     def train(self, progress: float) -> None:
         """One step of the last training."""
-        session = self.session
-        setting, _ = self.schedule.at(progress)
-        batch = augment(session, self.policy, next(self.batches))
-        with session.metered("train"):
-            loss = self.learner.loss(batch.images, batch.targets)
-            loss.backward()
-            self.ball.step(setting)
-        session.tally(steps=1, images_seen=len(batch))
-        session.log(train_loss=loss.detach())
+        at, _ = self.schedule.at(progress)
+        setting = at.rate, at.momentum, at.decay
+        loss = heavy_ball_step(
+            self.session, self.learner, self.ball, self.policy, self.batches, setting
+        )
+        self.session.log(train_loss=loss)
 
     def _fresh(self) -> None:
         """A network, an order of batches and derivatives for the next outer step."""

@@ -14,9 +14,10 @@ from bench.check import small_config
 from bench.errors import PlanError
 from bench.plugins import Plugin, Selected
 from bench.stage import stage
+from bench.train.heavy_ball import HeavyBall
 from bench.train.prepare import Prepared
 from bench.train.session import Session
-from methods._schedule import HeavyBall, Schedule
+from methods._schedule import Schedule
 from methods._tangents import ForwardSGD, Setting
 from methods.fds import Fds, FdsConfig, Search
 
@@ -114,7 +115,7 @@ def test_heavy_ball_is_the_trajectory_that_is_differentiated(small: Prepared) ->
         batch = next(batches)
         with session.metered("x"):
             one.loss(batch.images, batch.targets).backward()
-            ball.step(setting)
+            ball.step(setting.rate, setting.momentum, setting.decay)
         with session.metered("y"):
             images = other.pixels(batch.images)
             sgd.step(
