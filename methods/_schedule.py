@@ -1,35 +1,57 @@
-"""Learning rate, momentum and weight decay in windows of time, moved by signs."""
+"""Hyperparameters that are constant over windows of a training, and move by their signs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
+from bench.train.recipe import Recipe
 from methods._tangents import Columns, Setting
 
 Tensor = torch.Tensor
-KINDS = ("rate", "momentum", "decay")
+OPTIMISER = ("rate", "momentum", "decay")
+WARPS = ("gates", "magnitudes")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of hyperparameter.
+
+    Attributes:
+        name: One of `OPTIMISER` or `WARPS`.
+        windows: Equal parts of a training, each with values of its own.
+        start: First value.
+        step: First γ.
+        width: Values in each window.
+    """
+
+    name: str
+    windows: int
+    start: float
+    step: float
+    width: int = 1
+
+    def __len__(self) -> int:
+        return self.windows * self.width
 
 
 class Schedule:
-    """Hyperparameters of a training, constant over windows of it.
+    """The hyperparameters of a training.
 
     Args:
-        windows: How many there are of each of `KINDS`; N in all.
-        starts: First value of each kind.
-        steps: First γ of each kind.
+        kinds: Which there are; N values in all.
+        recipe: Gives those of `OPTIMISER` that are not among them.
 
     Attributes:
-        values: (N,) float64 on the host: rates, then momenta, then decays.
+        values: (N,) float64 on the host: kind by kind, window by window.
         steps: (N,), γ of each.
         signs: (N,), the last sign of each hypergradient that was not 0.
     """
 
-    def __init__(
-        self, windows: Sequence[int], starts: Sequence[float], steps: Sequence[float]
-    ) -> None:
-        self.windows = tuple(windows)
-        self.values = _repeated(starts, windows)
-        self.steps = _repeated(steps, windows)
+    def __init__(self, kinds: Sequence[Kind], recipe: Recipe) -> None:
+        self.kinds, self.recipe = tuple(kinds), recipe
+        self.values = _repeated(self.kinds, "start")
+        self.steps = _repeated(self.kinds, "step")
         self.signs = torch.zeros_like(self.values)
         self.total = torch.zeros_like(self.values)
         self.count = torch.zeros((), dtype=torch.int64)
@@ -37,14 +59,27 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def windows(self) -> int:
+        """The most windows of any kind."""
+        return max(kind.windows for kind in self.kinds)
+
     def at(self, progress: float) -> tuple[Setting, Columns]:
-        """What a step trains with at a share of the training, and which columns that are."""
-        columns, first = [], 0
-        for many in self.windows:
-            columns.append(first + min(int(progress * many), many - 1))
-            first += many
-        rate, momentum, decay = (float(self.values[column]) for column in columns)
-        return Setting(rate, momentum, decay), Columns(*columns)
+        """What a step trains with at a share of the training, and which columns that are.
+
+        `Setting.augment` is (P,) float32 on the host: logits of gates, then of magnitudes.
+        """
+        own = dict(self._columns(progress))
+        recipe = self.recipe
+        fixed = (recipe.rate(progress), recipe.momentum, recipe.weight_decay)
+        numbers = [
+            float(self.values[own[name][0]]) if name in own else other
+            for name, other in zip(OPTIMISER, fixed, strict=True)
+        ]
+        warps = tuple(column for name in WARPS for column in own.get(name, ()))
+        logits = self.values[list(warps)].float() if warps else None
+        first = [own[name][0] if name in own else None for name in OPTIMISER]
+        return Setting(*numbers, logits), Columns(*first, warps)
 
     def move(self, hypergradient: Tensor) -> None:
         """Each value one γ against its hypergradient's sign; γ halves where that turned.
@@ -69,15 +104,15 @@ class Schedule:
 
     def by_kind(self) -> dict[str, Tensor]:
         """Copies of the values, by kind."""
-        return dict(zip(KINDS, self.values.clone().split(self.windows), strict=True))
+        parts = self.values.clone().split([len(kind) for kind in self.kinds])
+        return {kind.name: part for kind, part in zip(self.kinds, parts, strict=True)}
 
     def spans(self, steps: int) -> Tensor:
         """(N,) float32: how many steps of a training share each value."""
         counts = torch.zeros(len(self))
         for done in range(steps):
-            _, columns = self.at(done / steps)
-            for column in (columns.rate, columns.momentum, columns.decay):
-                counts[column] += 1
+            for _, columns in self._columns(done / steps):
+                counts[columns[0] : columns[-1] + 1] += 1
         return counts
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -90,6 +125,16 @@ class Schedule:
         for name, value in state.items():
             setattr(self, name, value.clone())
 
+    def _columns(self, progress: float) -> Iterator[tuple[str, range]]:
+        first = 0
+        for kind in self.kinds:
+            window = min(int(progress * kind.windows), kind.windows - 1)
+            begin = first + window * kind.width
+            yield kind.name, range(begin, begin + kind.width)
+            first += len(kind)
 
-def _repeated(values: Sequence[float], times: Sequence[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(times))
+
+def _repeated(kinds: Sequence[Kind], what: str) -> Tensor:
+    return torch.tensor(
+        [getattr(kind, what) for kind in kinds for _ in range(len(kind))], dtype=torch.float64
+    )

@@ -22,6 +22,7 @@ the new one; hyperparameters of the loss are this project's extension.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ class Columns:
     momentum: int | None = None
     decay: int | None = None
     augment: tuple[int, ...] = ()
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every column that is named."""
+        own = (self.rate, self.momentum, self.decay)
+        return (*(column for column in own if column is not None), *self.augment)
 
 
 class ForwardSGD:
@@ -286,13 +293,26 @@ class ForwardSGD:
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """All digits of the tensors' type, and attention that can be differentiated twice."""
+    """All digits of the tensors' type, and attention that can be differentiated twice.
+
+    Two warnings of torch about itself are left out: that its own forward-mode rules still use
+    `torch.jit.script`, and that some operations go through `vmap` one by one.
+    """
     places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
             place.fp32_precision = "ieee"  # TF32 leaves three digits, few of them after H Z
-        with torch.autocast(device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        with (
+            torch.autocast(device.type, enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            warnings.catch_warnings(),
+        ):
+            for text in (
+                "`torch.jit.script` is deprecated",
+                "There is a performance drop because",
+            ):
+                warnings.filterwarnings("ignore", text)
             yield
     finally:
         for place, precision in zip(places, before, strict=True):

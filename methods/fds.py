@@ -6,26 +6,34 @@ hyperparameter, which averages the hypergradient's noise, and only its sign coun
 hyperparameter moves by its γ against it, and γ halves whenever the sign turns.  After some ten
 outer steps one last network is trained under what was found.
 
+The same recursion takes hyperparameters of the loss: with `learns=augmentation` or `joint` those
+are seven warps, the same for all images of a window, each with a gate and a magnitude.
+
 Source: "Non-greedy Gradient-based Hyperparameter Optimization Over Long Horizons" (FDS),
-submitted to ICLR 2021: Algorithm 1, sections 4 and 5.2, appendix B.
+submitted to ICLR 2021: Algorithm 1, sections 4 and 5.2, appendix B.  Deviation: the warps are this
+project's extension.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from bench.augment.policy import Policy
-from bench.errors import PlanError
+from bench.augment.per_point import WARPS, PerPoint
+from bench.augment.policy import Batch, Chain, Policy
 from bench.method import Fitted, Method, MethodConfig
 from bench.train.heavy_ball import HeavyBall, heavy_ball_step
 from bench.train.loops import augment
+from bench.train.meter import unguarded
 from bench.train.session import Session
 from bench.train.task import Task, standard
-from methods._schedule import Schedule
-from methods._tangents import ForwardSGD
+from methods._pace import Pace
+from methods._schedule import Kind, Schedule
+from methods._tangents import Columns, ForwardSGD, Setting
 
 Tensor = torch.Tensor
 ASIDE = 0.05  # of the training set, where validation images are redrawn
@@ -36,10 +44,18 @@ class FdsConfig(MethodConfig):
     """Options; the defaults are the paper's for its Table 1.
 
     Attributes:
+        learns: `optimiser` is the paper's; `augmentation` trains by heavy ball with the recipe's
+            rate, momentum and decay; `joint` learns both.
         outer: Outer steps, each a whole training.
         rates: Windows of the learning rate; likewise `momenta` and `decays`.
         rate_step: γ of the learning rate at first; likewise `momentum_step` and `decay_step`.
         rate: Where the learning rate starts; likewise `momentum` and `decay`.
+        warps: Windows of the augmentation.
+        logits: Whether the seven warps have one gate and one magnitude together, or `each`.
+        gate: First logit of the gates' probability; likewise `magnitude`, of the spread.
+        warp_step: γ of these logits at first.
+        gates: What the last training has: `hard` ones that open or stay shut, or the search's
+            `soft` ones, by which every warp moves every image a little.
         horizon: `whole` differentiates the validation loss at the end of the training through all
             of it; `window` that at each window's end through that window alone: the greedy
             opponent, whose derivatives are forgotten between windows.
@@ -54,6 +70,7 @@ class FdsConfig(MethodConfig):
             over the hyperparameters; `replay` trains under the mean schedule of all outer steps.
     """
 
+    learns: Literal["optimiser", "augmentation", "joint"] = "optimiser"
     outer: int = Field(10, ge=1, le=200)
     rates: int = Field(7, ge=1, le=64)
     momenta: int = Field(1, ge=1, le=64)
@@ -64,6 +81,12 @@ class FdsConfig(MethodConfig):
     rate: float = Field(0.0, allow_inf_nan=False)
     momentum: float = Field(0.0, allow_inf_nan=False)
     decay: float = Field(0.0, allow_inf_nan=False)
+    warps: int = Field(3, ge=1, le=64)
+    logits: Literal["shared", "each"] = "shared"
+    gate: float = Field(0.0, allow_inf_nan=False)
+    magnitude: float = Field(0.0, allow_inf_nan=False)
+    warp_step: float = Field(0.5, ge=0, allow_inf_nan=False)
+    gates: Literal["hard", "soft"] = "hard"
     horizon: Literal["whole", "window"] = "whole"
     gradient_clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     product_clip: float | None = Field(10.0, gt=0, allow_inf_nan=False)
@@ -73,25 +96,35 @@ class FdsConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _coherent(self) -> "FdsConfig":
-        if not (self.rate_step or self.momentum_step or self.decay_step):
-            raise ValueError("rate_step, momentum_step and decay_step are all 0: nothing moves")
+        if not any(kind.step for kind in self.kinds()):
+            raise ValueError("the first steps of all that is learned are 0: nothing moves")
         return self
 
-    def schedule(self) -> Schedule:
-        """The schedule before the search."""
-        return Schedule(
-            (self.rates, self.momenta, self.decays),
-            (self.rate, self.momentum, self.decay),
-            (self.rate_step, self.momentum_step, self.decay_step),
+    def kinds(self) -> tuple[Kind, ...]:
+        """What is learned, before the search."""
+        width = 1 if self.logits == "shared" else len(WARPS)
+        optimiser = (
+            Kind("rate", self.rates, self.rate, self.rate_step),
+            Kind("momentum", self.momenta, self.momentum, self.momentum_step),
+            Kind("decay", self.decays, self.decay, self.decay_step),
         )
+        augmentation = (
+            Kind("gates", self.warps, self.gate, self.warp_step, width),
+            Kind("magnitudes", self.warps, self.magnitude, self.warp_step, width),
+        )
+        return {
+            "optimiser": optimiser,
+            "augmentation": augmentation,
+            "joint": optimiser + augmentation,
+        }[self.learns]
 
 
 class Fds(Method):
     """Searches the optimiser's schedule by whole trainings, then trains once under it.
 
-    It learns no augmentation: a control for how much of a gain is tuning the optimiser.  The
-    horizon is what the budget pays for: `outer` trainings with derivatives and a last one without
-    have the same number of steps.
+    By default it learns no augmentation: a control for how much of a gain is tuning the optimiser.
+    The horizon is what the budget pays for: `outer` trainings with derivatives and a last one
+    without have the same number of steps.
     """
 
     name = "fds"
@@ -107,22 +140,45 @@ class Fds(Method):
     def minimum(self, task: Task) -> float:
         """Whole trainings with 1 + 2n passes a step for n derivatives, and the last one."""
         config = self.config
-        mean = sum((many + 1) / 2 for many in (config.rates, config.momenta, config.decays))
+        mean = sum(kind.width * (kind.windows + 1) / 2 for kind in config.kinds())
         return 1 + config.outer * (1 + 2 * mean * (1 - config.skipped))
 
+    def skip(self, task: Task, budget: float) -> str | None:
+        """It needs a forward mode over the reverse mode of everything in the network."""
+        with torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
+            network = unguarded(task.network()).to(task.device)
+        sgd = ForwardSGD(network, 1)
+        images = torch.zeros(2, task.channels, task.size, task.size, device=task.device)
+        try:
+            for _ in range(2):  # from the second step on there is a derivative to carry
+                sgd.step(lambda net: net(images).square().mean(), Setting(0.1), Columns(0))
+        except (NotImplementedError, RuntimeError) as error:
+            return f"torch cannot carry derivatives through the network: {error}".split("\n")[0]
+        return None
+
     def policy(self, task: Task) -> Policy:
-        """Crop and flip."""
-        return standard(task)
+        """Crop and flip, and the warps before the search if they are learned."""
+        learned = warps(task, self.config)
+        return Chain(standard(task), learned) if learned else standard(task)
 
     def run(self, session: Session) -> Fitted:
         """Outer steps, then the last training."""
         search = Search(session, self.config)
         search.run()
-        return Fitted(search.learner, standard(session.task), self._deviations(search))
+        return Fitted(search.learner, search.policy, self._deviations(search))
 
     def _deviations(self, search: "Search") -> tuple[str, ...]:
         config = self.config
-        said = ["learns the optimiser, no augmentation", "heavy-ball momentum, as in the paper"]
+        said = ["heavy-ball momentum, as in the paper"]
+        if config.learns == "optimiser":
+            said.append("learns the optimiser, no augmentation")
+        else:
+            said += [
+                "learning an augmentation is this project's extension of FDS",
+                f"gates are soft in the search and {config.gates} in the last training",
+            ]
+        if config.learns == "augmentation":
+            said.append("heavy ball in place of the recipe's Nesterov momentum")
         if config.validation == "fixed":
             said.append("validation images are the protocol's, plain and the same every time")
         if config.placebo == "replay":
@@ -142,10 +198,12 @@ class Search:
 
     def __init__(self, session: Session, config: FdsConfig) -> None:
         self.session, self.config, self.task = session, config, session.task
-        self.policy = standard(session.task)
+        self.plain, self.warps = standard(session.task), warps(session.task, config)
+        self.policy = Chain(self.plain, self.warps) if self.warps else self.plain
         # The first learner and order of batches pair with other methods': they come last.
         self.learner, self.batches = session.learner(), session.batches("train")
-        self.schedule, self.ball = config.schedule(), HeavyBall(self.learner)
+        self.schedule = Schedule(config.kinds(), self.task.recipe)
+        self.ball = HeavyBall(self.learner)
         self.lost = 0
         session.keep(schedule=self.schedule, ball=self.ball)
         self._fresh()
@@ -154,8 +212,8 @@ class Search:
         """Prices, plans, searches, trains."""
         session, config = self.session, self.config
         prices = self._prices()
-        steps = self._affordable(prices)
-        search = {name: config.outer * count for name, count in self._work(steps).items()}
+        steps = self.pace.longest(prices, config.outer, session.remaining)
+        search = {name: config.outer * many for name, many in self.pace.work(steps).items()}
         plan = session.plan(**search, train=steps)
         cost = sum(plan[name] * prices[name] for name in search)
         with session.slice(min(1.0, cost / (cost + plan["train"] * prices["train"]))):
@@ -174,47 +232,74 @@ class Search:
         """One outer step: a training with derivatives, and what they say of the schedule."""
         found = torch.zeros(len(self.schedule), device=self.task.device)
         for done in range(steps):
-            loss = self.inner(done, steps)
-            if self._ends(done, steps):
-                for _ in range(self.checks):
+            loss = self.inner(done / steps, carry=self.pace.carries(done))
+            if self.pace.ends(done, steps):
+                for _ in range(self.pace.checks):
                     found += self.check()
                 if self.config.horizon == "window":
                     self.sgd.reset()
         self.session.log(search_loss=loss)
         self._update(found / self.schedule.spans(steps).to(found.device))
 
-    def inner(self, done: int, steps: int) -> Tensor:
-        """One step of a training with derivatives."""
+    def inner(self, progress: float, carry: bool = True) -> Tensor:
+        """One step of a training, with derivatives or leaving them as they are."""
         session = self.session
-        setting, columns = self.schedule.at(done / steps)
-        batch = augment(session, self.policy, next(self.scouts), session.rng("search"))
-        carried = None if self._skips(done) else columns
+        setting, columns = self.schedule.at(progress)
+        batch = augment(session, self.plain, next(self.scouts), session.rng("search"))
+        loss = self._warped_loss(batch) if self.warps else self._loss(batch)
+        carried = columns if carry else None
         with session.metered("inner", columns=self.sgd.due(carried)):
-            images = self.scout.pixels(batch.images)
-            loss = self.sgd.step(
-                lambda net: F.cross_entropy(net(images), batch.targets), setting, carried
-            )
+            value = self.sgd.step(loss, self._here(setting), carried)
         session.tally(steps=1, images_seen=len(batch))
-        return loss
+        return value
 
     def check(self) -> Tensor:
         """A batch's share of the validation loss's hypergradient, (N,)."""
         session, batch = self.session, next(self.judges)
         if self.config.validation == "redrawn":
-            batch = augment(session, self.policy, batch, session.rng("judge"))
+            batch = augment(session, self.plain, batch, session.rng("judge"))
+        loss = self._loss(batch)
         with session.metered("check", columns=len(self.sgd.rows)):
-            images = self.scout.pixels(batch.images)
-            found = self.sgd.hypergradient(lambda net: F.cross_entropy(net(images), batch.targets))
-        return found / self.checks
+            return self.sgd.hypergradient(loss) / self.pace.checks
 
     def train(self, progress: float) -> None:
         """One step of the last training."""
         at, _ = self.schedule.at(progress)
-        setting = at.rate, at.momentum, at.decay
+        if self.warps:
+            gates, magnitudes = at.augment.view(2, 1, -1).unbind()
+            self.warps.gates.copy_(gates)
+            self.warps.magnitudes.copy_(magnitudes)
         loss = heavy_ball_step(
-            self.session, self.learner, self.ball, self.policy, self.batches, setting
+            self.session,
+            self.learner,
+            self.ball,
+            self.policy,
+            self.batches,
+            (at.rate, at.momentum, at.decay),
         )
         self.session.log(train_loss=loss)
+
+    def _loss(self, batch: Batch) -> Callable[..., Tensor]:
+        images = self.scout.pixels(batch.images)
+        return lambda net: F.cross_entropy(net(images), batch.targets)
+
+    def _warped_loss(self, batch: Batch) -> Callable[..., Tensor]:
+        """The loss as a function of the warps' logits (P,); noise is drawn here, once."""
+        noise = self.warps.sample(batch.index, self.session.rng("search warps"))
+
+        def loss(net: Callable[..., Tensor], logits: Tensor) -> Tensor:
+            gates, magnitudes = logits.view(2, 1, -1).unbind()
+            images = self.warps.warped(batch.images, noise, gates, magnitudes, hard=False)
+            return F.cross_entropy(net(self.task.normalise(images)), batch.targets)
+
+        return loss
+
+    def _here(self, setting: Setting) -> Setting:
+        """The setting with its logits on the device."""
+        if setting.augment is None:
+            return setting
+        logits = setting.augment.to(self.task.device, non_blocking=True)
+        return replace(setting, augment=logits)
 
     def _fresh(self) -> None:
         """A network, an order of batches and derivatives for the next outer step."""
@@ -233,7 +318,8 @@ class Search:
             aside = max(1, round(ASIDE * len(train)))
             train, val = train.subset(order[aside:]), train.subset(order[:aside])
         size = min(JUDGED, len(val))
-        self.checks = len(val) // size
+        greedy = config.horizon == "window"
+        self.pace = Pace(self.schedule, len(val) // size, config.skipped, greedy)
         self.scouts = session.batches("train" if train is task.train else train)
         self.judges = session.batches("val" if val is task.val else val, size)
 
@@ -249,40 +335,17 @@ class Search:
         schedule.remember()
         session.log(**schedule.by_kind(), hypergradient=found)
 
-    def _skips(self, done: int) -> bool:
-        share = self.config.skipped
-        return math.floor((done + 1) * share) > math.floor(done * share)
-
-    def _ends(self, done: int, steps: int) -> bool:
-        """Whether the validation loss is looked at after this step."""
-        if done + 1 == steps or self.config.horizon == "whole":
-            return done + 1 == steps
-        windows = self.config.rates
-        return int((done + 1) / steps * windows) > int(done / steps * windows)
-
-    def _work(self, steps: int) -> dict[str, int]:
-        """How often each kind of block runs in one outer step."""
-        counts: dict[str, int] = {"check": 0}
-        used: set[int] = set()
-        for done in range(steps):
-            _, columns = self.schedule.at(done / steps)
-            name = _inner(0 if self._skips(done) else len(used))
-            counts[name] = counts.get(name, 0) + 1
-            if not self._skips(done):
-                used |= {columns.rate, columns.momentum, columns.decay}
-            if self._ends(done, steps):
-                counts["check"] += self.checks
-                used = set() if self.config.horizon == "window" else used
-        return counts
-
     def _prices(self) -> dict[str, float]:
         """RT of each kind of block."""
         session, many = self.session, len(self.schedule)
-        names = self._work(8 * many)  # long enough to meet every number of columns
+        names = self.pace.work(8 * many)  # long enough to meet every number of columns
+
+        _, own = self.schedule.at(0.0)
+        order = [*own.augment, *(each for each in range(many) if each not in own.augment)]
 
         def inner(columns: int) -> None:
-            self.sgd.rows = {column: column for column in range(columns)}
-            self.inner(0, 1)
+            self.sgd.rows = {column: row for row, column in enumerate(order[:columns])}
+            self.inner(0.0, carry=columns > 0)
 
         prices = {"train": session.price("train", lambda: self.train(0.0))}
         prices["check"] = session.price("check", self.check)
@@ -292,29 +355,10 @@ class Search:
                 prices[name] = session.price(name, lambda count=count: inner(count))
         return prices
 
-    def _affordable(self, prices: dict[str, float]) -> int:
-        """The most steps of a training that `outer` searches and the last one can have."""
 
-        def cost(steps: int) -> float:
-            work = self._work(steps)
-            search = sum(count * prices[name] for name, count in work.items())
-            return self.config.outer * search + steps * prices["train"]
-
-        low, high = 0, self.session.afford(prices["train"])
-        while low < high:
-            middle = (low + high + 1) // 2
-            if cost(middle) <= self.session.remaining * (1 + 1e-9):
-                low = middle
-            else:
-                high = middle - 1
-        if low < max(self.schedule.windows):
-            raise PlanError(
-                f"{self.session.remaining:.3g} RT pay for {low} steps in each of "
-                f"{self.config.outer} outer trainings, and there are "
-                f"{max(self.schedule.windows)} windows: allow more budget"
-            )
-        return low
-
-
-def _inner(columns: int) -> str:
-    return f"inner_{columns}"
+def warps(task: Task, config: FdsConfig) -> PerPoint | None:
+    """The warps before the search, if they are learned."""
+    if config.learns == "optimiser":
+        return None
+    soft = config.gates == "soft"
+    return PerPoint(gates=config.gate, magnitudes=config.magnitude, soft=soft, device=task.device)

@@ -68,6 +68,8 @@ class PerPoint(Policy):
             for 32 pixels; `released` does so with that code's matrices, made for the small
             image: their pivot lies in the large one's upper left quarter, and they shift a
             quarter as far.
+        soft: Whether gates are relaxed, so that every warp moves every image by a part of its
+            size, as a search that differentiates through draws sees it.
         device: Where the tables live.
 
     Attributes:
@@ -93,11 +95,12 @@ class PerPoint(Policy):
         magnitudes: Values = 0.0,
         spread: Spread = "variance",
         view: View = "direct",
+        soft: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         if points < 1:
             raise ValueError(f"points={points}: at least one row is needed")
-        self.points, self.spread, self.view = points, spread, view
+        self.points, self.spread, self.view, self.soft = points, spread, view, soft
         self.indexed = points > 1
         self.gates = _table(gates, points, device)
         self.magnitudes = _table(magnitudes, points, device)
@@ -112,7 +115,7 @@ class PerPoint(Policy):
     def apply(self, batch: Batch, draw: Noise) -> Batch:
         """The batch with images as float32 of values 0..255."""
         gates, magnitudes = self.rows(draw.index)
-        images = self.warped(batch.images, draw, gates, magnitudes)
+        images = self.warped(batch.images, draw, gates, magnitudes, hard=not self.soft)
         return replace(batch, images=images)
 
     def warped(
@@ -158,7 +161,12 @@ class PerPoint(Policy):
         """Log-density of which gates open and of the sizes behind them, (B,) float64.
 
         The cut of the normal distribution at ±3 (0.3 %) is left out.
+
+        Raises:
+            ValueError: If gates are soft: then none opens or stays shut.
         """
+        if self.soft:
+            raise ValueError("soft gates have no probability of being open")
         gates, magnitudes = (each.double().cpu() for each in self.rows(draw.index))
         opens = gates + draw.gate.double() > 0
         spread = self._deviation(magnitudes)
@@ -192,7 +200,7 @@ class PerPoint(Policy):
     def explain(self, draw: Noise, row: int) -> list[str]:
         """The warps done to one image, with sizes in percent of their range."""
         one = Noise(*(part[row : row + 1] for part in (draw.gate, draw.size, draw.index)))
-        levels = self.levels(one, *self.rows(one.index))[0].tolist()
+        levels = self.levels(one, *self.rows(one.index), hard=not self.soft)[0].tolist()
         pairs = zip(WARPS, levels, strict=True)
         return [f"{name} {100 * level:+.0f} %" for name, level in pairs if level]
 
@@ -203,7 +211,9 @@ class PerPoint(Policy):
             numbers = {name: table[0].tolist() for name, table in logits.items()}
         else:
             numbers = {f"mean_{name}": table.mean(0).tolist() for name, table in logits.items()}
-        about = {"warps": list(WARPS), "points": self.points}
+        about: dict[str, Any] = {"warps": list(WARPS), "points": self.points}
+        if self.soft:
+            about["soft"] = True
         return {"policy": self.kind, **about, "spread": self.spread, "view": self.view, **numbers}
 
     @classmethod
@@ -220,7 +230,8 @@ class PerPoint(Policy):
             )
         gates, magnitudes = (torch.tensor([description[name]]) for name in cls.learned)
         how = {name: description[name] for name in ("spread", "view")}
-        return cls(1, gates=gates, magnitudes=magnitudes, **how)
+        soft = description.get("soft", False)
+        return cls(1, gates=gates, magnitudes=magnitudes, soft=soft, **how)
 
     def _deviation(self, magnitudes: Tensor) -> Tensor:
         share = magnitudes.sigmoid()

@@ -1,7 +1,9 @@
 """FDS: the schedule and its sign steps, heavy-ball SGD, the plan, horizons and placebos."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from bench.check import small_config
 from bench.errors import PlanError
@@ -16,8 +19,9 @@ from bench.plugins import Plugin, Selected
 from bench.stage import stage
 from bench.train.heavy_ball import HeavyBall
 from bench.train.prepare import Prepared
+from bench.train.recipe import Recipe
 from bench.train.session import Session
-from methods._schedule import Schedule
+from methods._schedule import OPTIMISER, Kind, Schedule
 from methods._tangents import ForwardSGD, Setting
 from methods.fds import Fds, FdsConfig, Search
 
@@ -37,8 +41,16 @@ def search_of(small: Prepared, budget: float = 6.0, **options: Any) -> Search:
     return Search(session_of(small, config, budget), config)
 
 
+RECIPE = Recipe(steps=100, lr=0.3, momentum=0.8, weight_decay=1e-3)
+
+
 def schedule_of(*windows: int) -> Schedule:
-    return Schedule(windows, (0.5, 0.25, 0.125), (0.1, 0.2, 0.4))
+    starts, steps = (0.5, 0.25, 0.125), (0.1, 0.2, 0.4)
+    return Schedule(list(map(Kind, OPTIMISER, windows, starts, steps)), RECIPE)
+
+
+def start_of(search: Search) -> Tensor:
+    return Schedule(search.config.kinds(), search.task.recipe).values
 
 
 # The schedule
@@ -130,34 +142,44 @@ def test_heavy_ball_is_the_trajectory_that_is_differentiated(small: Prepared) ->
 # The search
 
 
-@pytest.mark.parametrize("options", [{}, {"horizon": "window"}, {"skipped": 0.2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"horizon": "window"},
+        {"skipped": 0.2},
+        {"learns": "augmentation", "skipped": 0.2},
+        {"learns": "joint"},
+    ],
+)
 def test_the_plan_is_what_runs(small: Prepared, options: dict[str, Any]) -> None:
     search = search_of(small, **options)
     seen: list[int] = []
     whole = search.inner
 
-    def spied(done: int, steps: int) -> Tensor:
-        _, columns = search.schedule.at(done / steps)
-        seen.append(search.sgd.due(None if search._skips(done) else columns))
-        return whole(done, steps)
+    def spied(progress: float, carry: bool = True) -> Tensor:
+        _, columns = search.schedule.at(progress)
+        seen.append(search.sgd.due(columns if carry else None))
+        return whole(progress, carry)
 
     search.inner = spied  # type: ignore[method-assign]
     search.trial(12)
-    expected = search._work(12)
+    expected = search.pace.work(12)
     checks = expected.pop("check")
     assert {f"inner_{n}": seen.count(n) for n in set(seen)} == expected
-    assert checks == search.checks * (3 if options.get("horizon") == "window" else 1)
+    assert checks == search.pace.checks * (3 if options.get("horizon") == "window" else 1)
     if "skipped" in options:
-        assert expected["inner_0"] == 3  # the first step, and two that are skipped
+        # The two that are skipped; and the first step, if only its own columns begin there.
+        assert expected["inner_0"] == (2 if "learns" in options else 3)
 
 
 def test_it_takes_the_longest_trainings_that_the_budget_pays_for(small: Prepared) -> None:
     search = search_of(small)
     prices = search._prices()
-    steps = search._affordable(prices)
+    steps = search.pace.longest(prices, search.config.outer, search.session.remaining)
 
     def cost(count: int) -> float:
-        work = search._work(count)
+        work = search.pace.work(count)
         inner = sum(times * prices[name] for name, times in work.items())
         return search.config.outer * inner + count * prices["train"]
 
@@ -178,7 +200,7 @@ def test_one_window_looks_the_same_to_both_horizons(small: Prepared) -> None:
         search = search_of(small, rates=1, momenta=1, rate=0.05, horizon=horizon)
         search.trial(6)
         found.append(search.schedule.signs)
-        assert (search.schedule.values != search.config.schedule().values).all()
+        assert (search.schedule.values != start_of(search)).all()
     assert torch.equal(*found)
 
 
@@ -212,7 +234,7 @@ def test_the_uniform_placebo_pays_for_everything_and_stays(small: Prepared) -> N
         search = search_of(small, rate=0.05, momentum=0.5, placebo=placebo)
         search.trial(6)
         bills.append(search.session.remaining)
-        kept.append(torch.equal(search.schedule.values, search.config.schedule().values))
+        kept.append(torch.equal(search.schedule.values, start_of(search)))
         updates = search.session.tallies["policy_updates"]
         assert updates == (1 if placebo is None else 0)
     assert bills[0] == bills[1]
@@ -244,3 +266,89 @@ def test_a_run_ends_with_the_networks_that_the_schedule_trained(small: Prepared)
     trace = session.trace.export()
     assert len(trace["rate"]["value"]) == 2
     assert len(trace["rate"]["value"][0]) == 3
+
+
+# Augmentation
+
+
+def test_a_recipe_gives_what_is_not_learned(small: Prepared) -> None:
+    search = search_of(small, learns="augmentation", warps=2, gate=-1.0, logits="each")
+    recipe = small.task.recipe
+    search.schedule.values[:14] = torch.arange(14)
+    setting, columns = search.schedule.at(0.75)
+    assert (setting.rate, setting.momentum) == (recipe.rate(0.75), recipe.momentum)
+    assert setting.decay == recipe.weight_decay
+    assert setting.augment is not None
+    assert setting.augment.tolist() == [*range(7, 14), *[0.0] * 7]
+    assert columns.all == (*range(7, 14), *range(21, 28))
+
+
+@pytest.mark.parametrize("logits", ["shared", "each"])
+def test_soft_gates_and_magnitudes_have_the_derivatives_of_differences(
+    small: Prepared, logits: str
+) -> None:
+    search = search_of(small, learns="augmentation", logits=logits)
+    search.task = SimpleNamespace(normalise=lambda images: images / 255)  # type: ignore[assignment]
+    batch = next(search.scouts)
+    rng = torch.Generator().manual_seed(0)
+    ramp = torch.randn(batch.images[0].numel(), 3, generator=rng, dtype=torch.float64) / 8
+
+    def net(images: Tensor) -> Tensor:
+        return torch.tanh(images.flatten(1) @ ramp)
+
+    batch = replace(batch, targets=batch.targets % 3)
+    loss = search._warped_loss(batch)
+    here = 0.3 * torch.randn(len(search.schedule) // 3, generator=rng, dtype=torch.float64)
+    here.requires_grad_()
+    (found,) = torch.autograd.grad(loss(net, here), here)
+    length, expected = 1e-6, []
+    with torch.no_grad():
+        for unit in torch.eye(len(here), dtype=torch.float64):
+            up, down = loss(net, here + length * unit), loss(net, here - length * unit)
+            expected.append((up - down) / (2 * length))
+    assert found.abs().min() > 1e-7
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("gates", ["hard", "soft"])
+def test_the_last_training_warps_as_the_schedule_says(small: Prepared, gates: str) -> None:
+    search = search_of(small, learns="augmentation", warps=2, gates=gates)
+    search.schedule.values = torch.tensor([-30.0, 30.0, 0.0, 1.0], dtype=torch.float64)
+    assert search.warps is not None
+    search.train(0.1)
+    batch = next(search.batches)
+    noise = search.warps.sample(batch.index, session_of(small, search.config).rng("x"))
+    shut = search.warps.levels(noise, *search.warps.rows(batch.index), hard=gates == "hard")
+    assert shut.abs().max() < (1e-9 if gates == "soft" else 0) + 1e-12
+    search.train(0.9)
+    assert (search.warps.gates == 30).all()
+    assert (search.warps.magnitudes == 1).all()
+    made = search.warps.apply(batch, noise).images
+    opened = search.warps.warped(
+        batch.images, noise, *search.warps.rows(batch.index), hard=gates == "hard"
+    )
+    assert torch.equal(made, opened)
+    assert search.policy.policies[1] is search.warps  # type: ignore[attr-defined]
+
+
+def test_an_augmentation_that_ruins_images_is_weakened(small: Prepared) -> None:
+    """From far too strong, every outer step says less of it."""
+    search = search_of(small, learns="augmentation", warps=1, gate=1.0, magnitude=2.0, outer=1)
+    search.trial(30)
+    assert (search.schedule.values < torch.tensor([1.0, 2.0])).all()
+
+
+def test_a_network_without_forward_mode_is_skipped(small: Prepared) -> None:
+    class Stepped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(small.task.channels, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.hardsigmoid(self.head(x.mean((2, 3))))
+
+    assert Fds().skip(small.task, 3.0) is None
+    told = Fds().skip(replace(small.task, network=Stepped), 3.0)
+    assert told is not None
+    assert "cannot carry derivatives through the network" in told
+    assert "\n" not in told

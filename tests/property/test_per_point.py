@@ -162,6 +162,25 @@ def test_a_shared_row_is_json_and_rebuilds_the_policy(view: View, spread: Spread
     assert torch.equal(policy.apply(before, draw).images, again.apply(before, draw).images)
 
 
+def test_soft_gates_move_every_image_and_stay_soft_when_rebuilt() -> None:
+    soft, hard = (PerPoint(gates=-0.5, soft=kind) for kind in (True, False))
+    again = PerPoint.rebuild(json.loads(json.dumps(soft.describe())))
+    assert again.soft
+    assert "soft" not in hard.describe()
+    rng = torch.Generator().manual_seed(0)
+    draw = soft.sample(torch.arange(64), rng)
+    images = torch.randint(256, (64, 1, 9, 9), generator=rng).byte()
+    batch = Batch(images, torch.zeros(64), draw.index)
+    moved = (soft.apply(batch, draw).images != images).flatten(1).any(1)
+    assert moved.all()
+    assert torch.equal(again.apply(batch, draw).images, soft.apply(batch, draw).images)
+    assert len(soft.explain(draw, 0)) == len(WARPS)
+    some = draw.gate + hard.gates > 0
+    assert [len(hard.explain(draw, row)) for row in range(64)] == some.sum(1).tolist()
+    with pytest.raises(ValueError, match="soft gates have no probability"):
+        soft.log_prob(draw)
+
+
 def test_a_row_for_each_image_is_described_by_the_means() -> None:
     policy = per_point(50)
     description = json.loads(json.dumps(policy.describe()))
