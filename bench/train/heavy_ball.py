@@ -55,13 +55,24 @@ def heavy_ball_step(
     policy: Policy,
     batches: Iterator[Batch],
     setting: tuple[float, float, float],
+    rng: torch.Generator | None = None,
 ) -> Tensor:
-    """One step of a training on one augmented batch; `setting` is (rate, momentum, decay).
+    """One step of a training on one augmented batch.
+
+    Args:
+        session: Meters it.
+        learner: Is trained.
+        ball: Its optimiser.
+        policy: Augments.
+        batches: Gives the images.
+        setting: Rate, momentum and decay.
+        rng: What the policy draws from, for trials; the stream `policy` by default, which pairs
+            with other methods'.
 
     Returns:
         The batch's mean loss, detached, on the device.
     """
-    batch = augment(session, policy, next(batches))
+    batch = augment(session, policy, next(batches), rng)
     with session.metered("train"):
         loss = learner.loss(batch.images, batch.targets)
         loss.backward()
