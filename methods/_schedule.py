@@ -1,5 +1,6 @@
 """Hyperparameters that are constant over windows of a training, and move by their signs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,7 @@ class Schedule:
         self.signs = torch.zeros_like(self.values)
         self.total = torch.zeros_like(self.values)
         self.count = torch.zeros((), dtype=torch.int64)
+        self.best, self.least = self.values.clone(), torch.tensor(math.inf, dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -102,6 +104,15 @@ class Schedule:
         """Sets the values to their mean so far."""
         self.values = self.total / self.count
 
+    def judge(self, loss: float) -> None:
+        """Says which validation loss the values as they are ended with; the first of equals."""
+        if loss < self.least:
+            self.best, self.least = self.values.clone(), torch.tensor(loss, dtype=torch.float64)
+
+    def choose(self) -> None:
+        """Sets the values to those with the least validation loss, to the first if none had."""
+        self.values = self.best.clone()
+
     def by_kind(self) -> dict[str, Tensor]:
         """Copies of the values, by kind."""
         parts = self.values.clone().split([len(kind) for kind in self.kinds])
@@ -117,7 +128,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that moves, for `session.keep`."""
-        names = ("values", "steps", "signs", "total", "count")
+        names = ("values", "steps", "signs", "total", "count", "best", "least")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

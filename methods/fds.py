@@ -63,6 +63,8 @@ class FdsConfig(MethodConfig):
         product_clip: H Z is clamped to ± this.
         skipped: Share of the inner steps, spread evenly, through which derivatives are not
             carried; at most 0.15 in the paper.
+        final: Whether the last training has the `last` schedule, which no training has tried, or
+            the `best` by the validation loss at the end of an outer step.
         validation: `fixed` is the protocol's validation set; `redrawn` sets aside a twentieth of
             the training set in each outer step, as the paper, and leaves the clean labels alone.
         placebo: `uniform` computes everything and never moves the hyperparameters from their
@@ -91,6 +93,7 @@ class FdsConfig(MethodConfig):
     gradient_clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     product_clip: float | None = Field(10.0, gt=0, allow_inf_nan=False)
     skipped: float = Field(0.0, ge=0, le=0.5)
+    final: Literal["last", "best"] = "last"
     validation: Literal["fixed", "redrawn"] = "fixed"
     placebo: Literal["uniform", "shuffled", "replay"] | None = None
 
@@ -181,6 +184,10 @@ class Fds(Method):
             said.append("heavy ball in place of the recipe's Nesterov momentum")
         if config.validation == "fixed":
             said.append("validation images are the protocol's, plain and the same every time")
+        if config.final == "best":
+            said.append(
+                "validation loss chooses the schedule, not accuracy as in some of the paper"
+            )
         if config.placebo == "replay":
             said.append("the last training has the mean schedule of all outer steps")
         if search.lost:
@@ -223,6 +230,8 @@ class Search:
                 self.trial(plan["train"])
         if config.placebo == "replay" and self.schedule.count:
             self.schedule.settle()
+        elif config.final == "best":
+            self.schedule.choose()
         with session.slice(1.0):
             for done in range(plan["train"]):
                 self.train(done / plan["train"])
@@ -234,12 +243,15 @@ class Search:
         for done in range(steps):
             loss = self.inner(done / steps, carry=self.pace.carries(done))
             if self.pace.ends(done, steps):
+                judged = torch.zeros_like(loss)
                 for _ in range(self.pace.checks):
-                    found += self.check()
+                    part, value = self.check()
+                    found += part
+                    judged += value
                 if self.config.horizon == "window":
                     self.sgd.reset()
-        self.session.log(search_loss=loss)
-        self._update(found / self.schedule.spans(steps).to(found.device))
+        self.session.log(search_loss=loss, search_val_loss=judged)
+        self._update(found / self.schedule.spans(steps).to(found.device), judged)
 
     def inner(self, progress: float, carry: bool = True) -> Tensor:
         """One step of a training, with derivatives or leaving them as they are."""
@@ -253,14 +265,20 @@ class Search:
         session.tally(steps=1, images_seen=len(batch))
         return value
 
-    def check(self) -> Tensor:
-        """A batch's share of the validation loss's hypergradient, (N,)."""
+    def check(self) -> tuple[Tensor, Tensor]:
+        """A batch's share of the validation loss's hypergradient, (N,), and of that loss."""
         session, batch = self.session, next(self.judges)
         if self.config.validation == "redrawn":
             batch = augment(session, self.plain, batch, session.rng("judge"))
-        loss = self._loss(batch)
+        seen: list[Tensor] = []
+
+        def loss(net: Callable[..., Tensor]) -> Tensor:
+            seen.append(self._loss(batch)(net))
+            return seen[0]
+
         with session.metered("check", columns=len(self.sgd.rows)):
-            return self.sgd.hypergradient(loss) / self.pace.checks
+            found = self.sgd.hypergradient(loss)
+        return found / self.pace.checks, seen[0].detach() / self.pace.checks
 
     def train(self, progress: float) -> None:
         """One step of the last training."""
@@ -323,8 +341,9 @@ class Search:
         self.scouts = session.batches("train" if train is task.train else train)
         self.judges = session.batches("val" if val is task.val else val, size)
 
-    def _update(self, found: Tensor) -> None:
+    def _update(self, found: Tensor, judged: Tensor) -> None:
         session, schedule = self.session, self.schedule
+        schedule.judge(float(judged))
         if not found.isfinite().all():
             self.lost += 1
         if self.config.placebo == "shuffled":

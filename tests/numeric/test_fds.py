@@ -103,6 +103,19 @@ def test_a_zero_between_two_signs_does_not_hide_that_they_differ() -> None:
     assert schedule.steps.tolist() == [0.05, 0.2, 0.4]
 
 
+def test_the_schedule_with_the_least_validation_loss() -> None:
+    schedule = schedule_of(1, 1, 1)
+    schedule.choose()
+    assert schedule.values.tolist() == [0.5, 0.25, 0.125]
+    for loss in (2.0, math.nan, 1.0, 1.0):
+        schedule.judge(loss)
+        schedule.move(torch.ones(3))
+    again = schedule_of(1, 1, 1)
+    again.load_state_dict(schedule.state_dict())
+    again.choose()
+    assert again.values.tolist() == pytest.approx([0.3, -0.15, -0.675])
+
+
 def test_the_mean_of_all_outer_steps() -> None:
     schedule = schedule_of(1, 1, 1)
     for sign in (1.0, 1.0):
@@ -216,7 +229,7 @@ def moved(search: Search, found: Tensor) -> Tensor:
     """The hypergradient that moves the schedule when `found` is what there is."""
     seen: list[Tensor] = []
     search.schedule.move = seen.append  # type: ignore[method-assign]
-    search._update(found)
+    search._update(found, torch.zeros(()))
     return seen[0]
 
 
@@ -239,6 +252,40 @@ def test_the_uniform_placebo_pays_for_everything_and_stays(small: Prepared) -> N
         assert updates == (1 if placebo is None else 0)
     assert bills[0] == bills[1]
     assert kept == [False, True]
+
+
+def test_the_best_schedule_is_the_one_that_ended_with_the_least_loss(small: Prepared) -> None:
+    """Far too large steps: whatever the search ends with is worse than what it began with."""
+    search = search_of(small, budget=30.0, final="best", outer=4, rate=0.1, rate_step=20.0)
+    tried, judged = [], []
+    update = search._update
+
+    def spied(found: Tensor, loss: Tensor) -> None:
+        tried.append(search.schedule.values.clone())
+        judged.append(float(loss))
+        update(found, loss)
+
+    search._update = spied  # type: ignore[method-assign]
+    search.run()
+    assert search.schedule.values.tolist() == tried[judged.index(min(judged))].tolist()
+    trace = search.session.trace.export()
+    assert trace["search_val_loss"]["value"] == pytest.approx(judged)
+    plain = search.session.validate(search.learner)
+    assert plain.nll < 3
+
+
+def test_the_validation_loss_is_that_of_the_trained_weights(small: Prepared) -> None:
+    search = search_of(small, rate=0.05)
+    seen: list[float] = []
+    search._update = lambda found, loss: seen.append(float(loss))  # type: ignore[method-assign]
+    search.trial(6)
+    search.sgd.write()
+    val = small.task.val
+    size = min(500, len(val))
+    assert search.pace.checks * size == len(val)
+    with search.session.metered("here"), torch.no_grad():
+        expected = search.scout.loss(val.images, val.labels)  # in training mode, as the check
+    assert seen[0] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_redrawn_validation_images_are_not_trained_on(small: Prepared) -> None:
