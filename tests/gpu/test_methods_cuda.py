@@ -14,6 +14,7 @@ from bench.train.prepare import Prepared, prepare
 from bench.train.trajectories import trajectories
 from methods._alignment import ESTIMATORS
 from methods.autodo import Phases
+from methods.fds import Search
 
 pytestmark = pytest.mark.gpu
 PLUGINS = discover([Path(__file__).parents[2] / "methods"])
@@ -21,6 +22,7 @@ PLUGINS = discover([Path(__file__).parents[2] / "methods"])
 SPECS = ["gar[estimator=hooks]", "gar[estimator=jvp]", "gar[reward=nslr]"]
 SPECS += ["ohl[copies=4,stacked=false]", "ohl[copies=4,stacked=true]"]
 SPECS += ["autodo", "autodo[variant=sha,view=upsampled]", "autodo[variant=static,terms=0]"]
+SPECS += ["fds[outer=1,rate=0.2,rates=2]", "fds[learns=augmentation,outer=1,warps=1]"]
 
 
 def prepared_on(device: str) -> Prepared:
@@ -55,7 +57,7 @@ def test_the_portable_bill_is_the_cpus(prepared: Prepared, spec: str) -> None:
     assert there.test.error < 0.75
 
 
-@pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]", "autodo"])
+@pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]", "autodo", "fds[outer=2,rates=2]"])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_seconds_track_fills_its_budget(prepared: Prepared, spec: str, compiled: bool) -> None:
     if compiled and spec.startswith("ohl"):
@@ -115,6 +117,36 @@ def test_autodos_steps_never_wait_for_the_device(prepared: Prepared) -> None:
         phases.hyper(1.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("learns", ["optimiser", "joint"])
+def test_fds_steps_never_wait_for_the_device(prepared: Prepared, learns: str) -> None:
+    """But for the loss of each outer step, on which the schedule depends."""
+    selected = select(PLUGINS, f"fds[learns={learns},rates=2,warps=1]")
+    config = small_config(selected).model_copy(update={"device": "cuda"})
+    search = Search(stage(prepared, config).session, selected.config)
+    for number in range(5):
+        if number == 3:  # the first steps choose algorithms, and count FLOPs of 0 and N columns
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            search.inner(0.0)
+            search.train(0.0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_fds_hypergradients_are_the_cpus(prepared: Prepared) -> None:
+    found = []
+    for place in (prepared_on("cpu"), prepared):
+        selected = select(PLUGINS, "fds[outer=1,rate=0.1,momentum=0.5,rates=2]")
+        device = place.task.device.type
+        config = small_config(selected).model_copy(update={"device": device})
+        search = Search(stage(place, config).session, selected.config)
+        caught: list[torch.Tensor] = []
+        search.schedule.move = caught.append  # type: ignore[method-assign]
+        search.trial(10)
+        found.append(caught[0].cpu())
+    torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=1e-4)
 
 
 def test_the_hypergradient_in_half_precision_follows_that_in_single(
