@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import baselines
 import baselines._search
-import baselines.search
+from baselines import search as searching
 from baselines._optimiser_space import logarithmic, steps, wide
 from baselines._proposers import Grid, Random
 from baselines._search import Search, Training, Trial
@@ -354,14 +354,14 @@ def test_a_validation_loss_that_is_not_finite_is_enough(small: Prepared) -> None
 def test_if_all_trials_fail_the_first_is_taken_and_the_run_says_so(
     small: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines.search, "steps", lambda: rates(1e30, 1e31))
+    monkeypatch.setattr(searching, "steps", lambda: rates(1e30, 1e31))
     session = session_of(small)
     fitted = run(session, proposer="grid", space="optimiser-steps")
     assert session.trace.export()["chosen_rate"]["value"] == [1e30]
     assert "every trial failed; the last training has the first one's parameters" in (
         fitted.deviations
     )
-    monkeypatch.setattr(baselines.search, "steps", lambda: rates(1e30, 0.1))
+    monkeypatch.setattr(searching, "steps", lambda: rates(1e30, 0.1))
     fitted = run(session_of(small), proposer="grid", space="optimiser-steps")
     assert not any("failed" in text for text in fitted.deviations)
 
@@ -465,6 +465,6 @@ def test_a_run_names_what_differs_from_the_paper(
 @pytest.mark.slow
 def test_a_grid_keeps_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract tests cannot pay for 135 points."""
-    monkeypatch.setattr(baselines.search, "steps", lambda: rates(0.05, 0.1))
+    monkeypatch.setattr(searching, "steps", lambda: rates(0.05, 0.1))
     findings = conformance("search[proposer=grid,space=optimiser-steps]", PLUGINS)
     assert [finding for finding in findings if not finding.ok] == []
