@@ -29,7 +29,9 @@ from bench.train.recipe import Recipe
 TILE, GAP, LINE, MARGIN = 112, 10, 13, 16
 LINES = 5  # of words below a tile
 BY_OPERATION = ("keeps", "levels", "marginals")
+BY_PAIR = ("probabilities", "magnitudes")
 BY_WARP = ("probability", "strength")
+BY_REGULARISER = ("strengths", "sigma")
 INK, PALE, PAPER = (31, 35, 40), (101, 109, 118), (255, 255, 255)
 
 
@@ -87,8 +89,14 @@ def labels_of(record: Record) -> dict[str, list[str]]:
         if "space" in policy:
             labels = [_named(entry) for entry in space(policy["space"]).entries]
             found = dict.fromkeys(BY_OPERATION, labels) | found
+            # Every row of the space several times over, a pair each.
+            pairs = [label for _ in range(policy.get("copies", 0)) for label in labels]
+            found = dict.fromkeys(BY_PAIR, pairs) | found if pairs else found
         if "warps" in policy:
             found = dict.fromkeys(BY_WARP, policy["warps"]) | found
+        if "strengths" in policy:
+            names = list(policy["strengths"])
+            found = dict.fromkeys(BY_REGULARISER, names) | found
     return found
 
 

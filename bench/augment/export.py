@@ -23,6 +23,8 @@ from bench.augment.learnable import Categorical, Gated, OpsAndLevels
 from bench.augment.mixing import CutMix, Mixup
 from bench.augment.per_point import PerPoint
 from bench.augment.policy import Chain, Identity, Policy
+from bench.augment.population import Population, Schedule
+from bench.augment.regularisers import Regularisers
 from bench.augment.standard import CropFlip, Cutout, Erasing
 from bench.errors import ConfigError
 
@@ -131,7 +133,17 @@ def _erasing(description: dict[str, Any]) -> Policy:
     return Erasing(**{name: value for name, value in description.items() if name != "policy"})
 
 
-DESCRIBED = (Uniform, SubPolicies, Categorical, OpsAndLevels, Gated, PerPoint)
+DESCRIBED = (
+    Uniform,
+    SubPolicies,
+    Categorical,
+    OpsAndLevels,
+    Gated,
+    Population,
+    Schedule,
+    PerPoint,
+    Regularisers,
+)
 BUILDERS: dict[str, Callable[[dict[str, Any]], Policy]] = {
     "identity": lambda description: Identity(),
     "chain": _chain,

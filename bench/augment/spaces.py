@@ -122,6 +122,9 @@ CONTINUOUS = _warps(0.3, 0.45, 30.0) | _enhancers(-0.9, 0.9) | _cutout(0.2)
 # int(v) of v uniform in 4..8 keeps 4, 5, 6 or 7 bits, each a quarter of the time: round(8.5 - v).
 UNIFORM = _whole(CONTINUOUS | _tones((0.0, 256.0), (0.5, 4.5)), "rounded", "posterize")
 POPULATION = _whole(CONTINUOUS | _tones((0.0, 255.0), (0.0, 8.0)), "truncated", "posterize")
+# Pillow's own arguments: bits kept are int(8 · level), thresholds rise from 0 to 255.
+RAW = _whole(CONTINUOUS | _tones((256.0, 1.0), (8.5, 0.5)), "rounded", "posterize")
+CENTRED = POPULATION | _enhancers(0.0, 0.9, True)
 MIXED = _warps(0.3, 1 / 3, 30.0) | _tones((0.0, 256.0), (4.0, 8.0))
 
 _SPACES = (
@@ -180,6 +183,23 @@ _SPACES = (
         "Enhancers run from factor 0.1 to 1.9: both ends are strong.  PBA's own code has levels "
         "0..9 of 10, translates by up to 10 pixels, cuts to whole pixels and degrees, and keeps "
         "4 - int(0.4 · level) bits.",
+    ),
+    Space(
+        "pba-raw",
+        _table(PBA, RAW),
+        top=1,
+        signed=True,
+        source="HBA, Table 7, taken at its word: a magnitude is what Pillow is called with, so "
+        "solarize has the threshold 255 · level and posterize keeps int(8 · level) bits; the "
+        "lowest levels of both are the strongest.",
+    ),
+    Space(
+        "pba-centred",
+        _table(PBA, CENTRED),
+        top=1,
+        signed=True,
+        source="HBA, Table 7, as `pba`, but enhancers are 1 ± 0.9 · level, so that low levels of "
+        "them are weak too.",
     ),
     Space(
         "autodo",

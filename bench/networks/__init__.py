@@ -10,7 +10,7 @@ from collections.abc import Callable
 from torch import nn
 
 from bench.errors import ConfigError
-from bench.networks.convnets import LeNet, SmallCNN
+from bench.networks.convnets import AlexNet, LeNet, SmallCNN
 from bench.networks.resnet import ResNet18
 from bench.networks.wide_resnet import WideResNet
 
@@ -19,6 +19,7 @@ Builder = Callable[[int, int, int], nn.Module]
 _NAMED: dict[str, Builder] = {
     "small-cnn": SmallCNN,
     "lenet": LeNet,
+    "alexnet": AlexNet,
     "resnet-18": ResNet18,
 }
 
@@ -28,6 +29,7 @@ def known() -> dict[str, str]:
     return {
         "small-cnn": "three 3×3 convolutions with BatchNorm, for the quick suite",
         "lenet": "LeNet-5 with ReLU and max pooling (needs 28×28 or larger)",
+        "alexnet": "AlexNet with 3×3 convolutions and two layers of 4096 units (15×15 or larger)",
         "resnet-18": "ResNet-18 with the CIFAR stem (3×3, no max pooling)",
         "wrn-D-K": "pre-activation Wide-ResNet of depth D and width K, e.g. wrn-16-1, wrn-28-10",
         "timm:NAME": "any network of the timm library, untrained",

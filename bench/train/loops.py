@@ -32,6 +32,7 @@ def training_step(
     batches: Iterator[Batch],
     progress: float,
     loss: Loss = cross_entropy,
+    rng: torch.Generator | None = None,
 ) -> torch.Tensor:
     """One optimiser step on one augmented batch.
 
@@ -42,11 +43,13 @@ def training_step(
         batches: Gives the images.
         progress: Step / planned steps, for the learning rate.
         loss: What is minimised.
+        rng: What the policy draws from, for trials; the stream `policy` by default, which pairs
+            with other methods'.
 
     Returns:
         The batch's mean loss, detached, on the device.
     """
-    batch = augment(session, policy, next(batches))
+    batch = augment(session, policy, next(batches), rng)
     with session.metered("train"):
         value = loss(learner, batch)
         learner.descend(value, progress)

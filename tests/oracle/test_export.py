@@ -21,6 +21,8 @@ from bench.augment.learnable import Categorical, Gated, OpsAndLevels, pairs
 from bench.augment.mixing import Mixup
 from bench.augment.per_point import PerPoint
 from bench.augment.policy import Batch, Chain, Identity, Policy
+from bench.augment.population import Population, Schedule
+from bench.augment.regularisers import Regularisers
 from bench.augment.spaces import space
 from bench.augment.standard import CropFlip, Cutout, Erasing
 from bench.errors import ConfigError
@@ -45,8 +47,11 @@ def inner() -> dict[str, Policy]:
         "categorical": Categorical(ohl, FILL, elements=pairs(ohl), weigh="sigmoid"),
         "ops-and-levels": OpsAndLevels(wide, FILL),
         "gated": Gated(space("pba"), FILL, probabilities=0.0, magnitudes=0.0),
+        "population": Population(space("pba"), FILL, sigma=1.0, entries=-1.0),
+        "schedule": Schedule(space("pba-raw"), FILL, knots=[[-3.0] * 54, [0.5] * 54]),
         "erasing": Erasing((32, 32), FILL.hole, probability=0.9),
         "per-point": PerPoint(gates=1.0, magnitudes=2.0),
+        "regularisers": Regularisers((32, 32), FILL.hole, dropouts=2, sigma=0.5),
     }
 
 
@@ -159,7 +164,13 @@ def test_a_row_for_each_image_is_in_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("cutout", (64, 64)), ("erasing", (64, 64)), ("randaugment", (8, 6)), ("per-point", (8, 6))],
+    [
+        ("cutout", (64, 64)),
+        ("erasing", (64, 64)),
+        ("regularisers", (64, 64)),
+        ("randaugment", (8, 6)),
+        ("per-point", (8, 6)),
+    ],
 )
 def test_images_of_other_shapes_are_refused(name: str, size: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match=f"{size[0]}×{size[1]} pixels"):

@@ -21,6 +21,7 @@ from bench.augment.choice import (
 from bench.augment.engine import Fill
 from bench.augment.learnable import Categorical, Gated, Learnable, OpsAndLevels, pairs
 from bench.augment.policy import Batch
+from bench.augment.population import Population, Schedule
 from bench.augment.space import Draw
 from bench.augment.spaces import SPACES, space
 from bench.errors import ConfigError
@@ -50,7 +51,9 @@ def policies() -> dict[str, Described]:
         "gar": OpsAndLevels(
             space("wide-long"), counts=numbers(4), keeps=numbers(19), levels=numbers(19, 31)
         ),
-        "hba": Gated(space("pba"), GREY, probabilities=numbers(30), magnitudes=numbers(30)),
+        "pba": Gated(space("pba"), GREY, probabilities=numbers(30), magnitudes=numbers(30)),
+        "hba": Population(space("pba"), GREY, sigma=0.7, entries=numbers(54)),
+        "hba-schedule": Schedule(space("pba-centred"), knots=numbers(4, 54)),
     }
 
 
@@ -213,7 +216,7 @@ def test_a_description_is_json_and_rebuilds_the_policy(name: str) -> None:
 
 
 def test_kinds_have_names_of_their_own() -> None:
-    kinds = [Uniform, SubPolicies, Categorical, OpsAndLevels, Gated]
+    kinds = [Uniform, SubPolicies, Categorical, OpsAndLevels, Gated, Population, Schedule]
     assert len({kind.kind for kind in kinds}) == len(kinds)
 
 
@@ -242,7 +245,7 @@ def test_uniformaugment_does_each_operation_half_of_the_time() -> None:
     assert float(together) == pytest.approx(0.25, abs=0.01)  # a p for each operation, not for both
 
 
-@pytest.mark.parametrize("name", ["ohl", "gar", "hba"])
+@pytest.mark.parametrize("name", ["ohl", "gar", "pba", "hba"])
 def test_a_learned_state_can_be_taken_and_put_back(name: str) -> None:
     policy = policies()[name]
     assert isinstance(policy, Learnable)

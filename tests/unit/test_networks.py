@@ -14,6 +14,7 @@ from bench.rng import forked
 OWN = {
     "small-cnn": (1, 7, 8, 32),
     "lenet": (28, 29, 32, 40, 64),
+    "alexnet": (15, 16, 28, 32),
     "resnet-18": (8, 32),
     "wrn-10-1": (8, 15, 32),
     "wrn-16-2": (8, 32),
@@ -69,6 +70,7 @@ def test_images_do_not_see_each_other_in_evaluation(name: str) -> None:
         ("resnet-18", 10, 3, 32, 11_173_962),  # published 11.17 M
         ("lenet", 10, 1, 28, 61_706),
         ("lenet", 10, 3, 32, 62_006),
+        ("alexnet", 10, 3, 32, 23_272_266),  # 2.43 M in convolutions, 1024 features
     ],
 )
 def test_published_parameter_counts(
@@ -181,3 +183,9 @@ def test_a_name_that_is_none_is_one_sentence(name: str, words: list[str]) -> Non
 def test_lenet_says_what_it_needs(size: int) -> None:
     with pytest.raises(ConfigError, match=rf"28×28.* {size}×{size}"):
         build("lenet", 10, 1, size)
+
+
+@pytest.mark.parametrize("size", [8, 14])
+def test_alexnet_says_what_it_needs(size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"15×15.* {size}×{size}"):
+        build("alexnet", 10, 3, size)

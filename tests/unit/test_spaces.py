@@ -128,6 +128,28 @@ def test_pba_has_hbas_ranges() -> None:
     assert bits == [0, 1, 7]
 
 
+def test_pba_raw_has_pillows_arguments() -> None:
+    found = space("pba-raw")
+    levels = torch.linspace(0.0013, 0.9987, 501, dtype=torch.float64).tolist()
+    for label, formula in {
+        "solarize": lambda v: 255 * v,
+        "posterize": lambda v: int(8 * v),
+    }.items():
+        used = [argument(label, m) for m in magnitudes(found, label, levels)]
+        assert used == pytest.approx([formula(level) for level in levels])
+    assert magnitudes(found, "posterize", [0, 0.05, 1]) == [8, 8, 0]
+    same = [entry for entry in found.entries if entry.operation not in ("solarize", "posterize")]
+    assert all(entry in space("pba").entries for entry in same)
+
+
+def test_pba_centred_is_weak_at_low_levels() -> None:
+    found = space("pba-centred")
+    for label in ENHANCERS:
+        assert magnitudes(found, label, [0, 1]) == pytest.approx([0, 0.9])
+    same = [entry for entry in found.entries if entry.operation not in ENHANCERS]
+    assert all(entry in space("pba").entries for entry in same)
+
+
 def test_uniformaugment_keeps_as_many_bits_as_its_reference() -> None:
     values = np.linspace(4, 8, 4001)[1:-1]
     values = values[values % 1 > 0]
@@ -185,7 +207,8 @@ def test_a_space_is_in_order(name: str) -> None:
 def test_signs_are_drawn_for_warps_and_where_a_row_says_so() -> None:
     for name, found in SPACES.items():
         warps = {*SHEARS, *SHIFTS, "rotate"} if found.signed else set()
-        more = set(ENHANCERS) if name.startswith("torchvision") or name == "autoaugment" else set()
+        both = name.startswith("torchvision") or name in ("autoaugment", "pba-centred")
+        more = set(ENHANCERS) if both else set()
         signed = {e.operation for e, has in zip(found.entries, found.has_sign, strict=True) if has}
         assert signed == (warps | more) & {entry.operation for entry in found.entries}
 

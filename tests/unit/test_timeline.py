@@ -98,3 +98,11 @@ def test_rows_are_named_after_the_policys_operations() -> None:
     made = run().model_copy(update={"policy": {"policy": "chain", "of": [part, warps]}})
     assert labels_of(made)["strength"] == ["rotate", "shear-x"]
     assert labels_of(made)["marginals"] == labels
+    pairs = {"policy": "schedule", "space": "pba", "copies": 2}
+    made = run().model_copy(update={"policy": pairs})
+    named = labels_of(made)["probabilities"]
+    assert len(named) == 30
+    assert named[:15] == named[15:] == labels_of(made)["marginals"]
+    tuned = {"policy": "regularisers", "strengths": {"hue": 0.1, "dropout_1": 0.2}}
+    made = run().model_copy(update={"policy": tuned})
+    assert labels_of(made)["sigma"] == ["hue", "dropout_1"]
