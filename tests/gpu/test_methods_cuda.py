@@ -15,6 +15,7 @@ from bench.train.trajectories import trajectories
 from methods._alignment import ESTIMATORS
 from methods.autodo import Phases
 from methods.fds import Search
+from methods.hba import Search as HyperSearch
 
 pytestmark = pytest.mark.gpu
 PLUGINS = discover([Path(__file__).parents[2] / "methods"])
@@ -23,6 +24,8 @@ SPECS = ["gar[estimator=hooks]", "gar[estimator=jvp]", "gar[reward=nslr]"]
 SPECS += ["ohl[copies=4,stacked=false]", "ohl[copies=4,stacked=true]"]
 SPECS += ["autodo", "autodo[variant=sha,view=upsampled]", "autodo[variant=static,terms=0]"]
 SPECS += ["fds[outer=1,rate=0.2,rates=2]", "fds[learns=augmentation,outer=1,warps=1]"]
+SPECS += ["hba", "hba[layers=conv+bn,mode=replay]", "stn"]
+SECONDS = ["gar", "ohl[copies=4]", "autodo", "fds[outer=2,rates=2]", "hba", "stn"]
 
 
 def prepared_on(device: str) -> Prepared:
@@ -57,7 +60,7 @@ def test_the_portable_bill_is_the_cpus(prepared: Prepared, spec: str) -> None:
     assert there.test.error < 0.75
 
 
-@pytest.mark.parametrize("spec", ["gar", "ohl[copies=4]", "autodo", "fds[outer=2,rates=2]"])
+@pytest.mark.parametrize("spec", SECONDS)
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_seconds_track_fills_its_budget(prepared: Prepared, spec: str, compiled: bool) -> None:
     if compiled and spec.startswith("ohl"):
@@ -147,6 +150,41 @@ def test_fds_hypergradients_are_the_cpus(prepared: Prepared) -> None:
         search.trial(10)
         found.append(caught[0].cpu())
     torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=1e-4)
+
+
+def hyper_search(place: Prepared, spec: str) -> HyperSearch:
+    """A search of HBA before its first step."""
+    selected = select(PLUGINS, spec)
+    config = small_config(selected).model_copy(update={"device": place.task.device.type})
+    session, method = stage(place, config).session, selected.make()
+    population = method.population(place.task)
+    return HyperSearch(session, method.learner(session), population, selected.config)
+
+
+def test_hbas_weight_steps_never_wait_for_the_device(prepared: Prepared) -> None:
+    """Those of λ do: draws are made on the host, and need it."""
+    search = hyper_search(prepared, "hba")
+    for number in range(4):
+        if number == 3:  # the first steps choose algorithms and count FLOPs
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            search.step(0.0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("layers", ["first-bn", "conv+bn"])
+def test_hbas_hypergradients_are_the_cpus(prepared: Prepared, layers: str) -> None:
+    found = []
+    for place in (prepared_on("cpu"), prepared):
+        search = hyper_search(place, f"hba[layers={layers}]")
+        caught: list[torch.Tensor] = []
+        search.move = caught.append  # type: ignore[method-assign]
+        for _ in range(10):
+            search.step(0.0)
+        search.hyper()
+        found.append(caught[0])
+    assert torch.corrcoef(torch.stack(found))[0, 1] > 0.95  # bfloat16
 
 
 def test_the_hypergradient_in_half_precision_follows_that_in_single(
