@@ -16,6 +16,7 @@ from bench.augment.policy import Batch
 from bench.errors import PlanError
 from bench.train.heavy_ball import HeavyBall, heavy_ball_step
 from bench.train.learner import Learner
+from bench.train.loops import training_step
 from bench.train.session import Session
 
 Tensor = torch.Tensor
@@ -44,22 +45,23 @@ class Training:
         stream: str = "policy",
     ) -> None:
         self.session, self.learner, self.batches, self.stream = session, learner, batches, stream
-        self.candidate, self.ball = candidate, HeavyBall(learner)
+        self.candidate = candidate
         self.finite = torch.ones((), dtype=torch.bool, device=session.task.device)
-        session.keep(ball=self.ball)
+        if candidate.setting is None:
+            self.loss = candidate.prepare(session, learner, stream)
+        else:
+            self.ball = HeavyBall(learner)
+            session.keep(ball=self.ball)
 
     def step(self, progress: float) -> Tensor:
         """One step at a share of the training; its loss, on the device."""
-        session, candidate = self.session, self.candidate
-        loss = heavy_ball_step(
-            session,
-            self.learner,
-            self.ball,
-            candidate.policy,
-            self.batches,
-            candidate.setting(progress),
-            session.rng(self.stream),
-        )
+        session, learner, candidate = self.session, self.learner, self.candidate
+        policy, batches, rng = candidate.policy, self.batches, session.rng(self.stream)
+        if candidate.setting is None:
+            loss = training_step(session, learner, policy, batches, progress, self.loss, rng)
+        else:
+            setting = candidate.setting(progress)
+            loss = heavy_ball_step(session, learner, self.ball, policy, batches, setting, rng)
         self.finite = self.finite & loss.isfinite()
         return loss
 

@@ -9,12 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.augment.policy import Policy
+from bench.train.learner import Learner
+from bench.train.losses import Loss, cross_entropy
+from bench.train.session import Session
 from bench.train.task import Task
 
 Point = tuple[float, ...]  # each coordinate in [0, 1]
 Values = dict[str, float]  # by name of the parameter
 Setting = tuple[float, float, float]  # rate, momentum, decay
 Scale = Callable[[float], float]
+# Of a session, a learner and the stream of its draws: makes the learner ready, gives its loss.
+Prepare = Callable[[Session, Learner, str], Loss]
 
 
 @dataclass(frozen=True)
@@ -57,17 +62,26 @@ def _part(place: float, parts: int) -> int:
     return min(int(place * parts), parts - 1)
 
 
+def plainly(session: Session, learner: Learner, stream: str) -> Loss:
+    """Leaves a learner as it is; cross-entropy."""
+    return cross_entropy
+
+
 @dataclass(frozen=True)
 class Candidate:
     """What a training is given.
 
     Attributes:
         policy: Augments its images.
-        setting: Rate, momentum and decay at a share of the training in [0, 1).
+        setting: Rate, momentum and decay at a share of the training in [0, 1); None leaves them to
+            the recipe's optimiser and schedule.
+        prepare: Changes the learner before the training, and gives its loss; for candidates
+            without a setting.
     """
 
     policy: Policy
-    setting: Callable[[float], Setting]
+    setting: Callable[[float], Setting] | None = None
+    prepare: Prepare = plainly
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ PLUGINS = discover([Path(package.__path__[0]) for package in (methods, baselines
 # What `FixedPolicy` itself does with an option, it does alike for all: some speak for the rest.
 ALIKE = {"data": ("standard", "augmix"), "proposer": ()}  # grids cost too much: test_search.py
 # What a method needs to run in the few steps that a check pays for.
-CHEAPER = {"fds": "outer=2,rates=2", "search": "trials=3"}
+CHEAPER = {"fds": "outer=2,rates=2", "pbt": "members=2,interval=5", "search": "trials=3"}
 
 
 def specs() -> list[str]:
