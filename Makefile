@@ -31,6 +31,7 @@ gpu-check:
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/ohl_cost.py
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/autodo_cost.py
 	PYTHONPATH=. $(GPU_PYTHON) benchmarks/fds_cost.py
+	PYTHONPATH=. $(GPU_PYTHON) benchmarks/hba_cost.py
 
 # The stamp makes a second call instant; a changed pyproject.toml installs again.
 $(READY): pyproject.toml

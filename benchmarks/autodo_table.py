@@ -26,10 +26,9 @@ import numpy as np
 from bench import drive
 from bench.cli import plugins
 from bench.errors import ConfigError, DataError, RecordError
-from bench.plugins import select
-from bench.record import Record, read_records, write_text
+from bench.record import Record, write_text
 from bench.report.statistics import paired, t_half_width
-from benchmarks._experiment import request, spread, table
+from benchmarks._experiment import gather, request, spread, table
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = "cifar10-jpeg-small"
@@ -148,33 +147,6 @@ class Results:
         return "–" if np.isnan(values).any() else f"{values.mean():.3f}"
 
 
-def gather(results: Path) -> Results:
-    """The records of all rows.
-
-    Raises:
-        RecordError: If some are missing.
-    """
-    known = plugins(None)
-    records = read_records(results, SUITE)
-    found: dict[tuple[str, str], list[Record]] = {}
-    for row in ROWS:
-        spec = select(known, row.method).spec
-        for setting in SETTINGS:
-            cell = [
-                record
-                for record in records
-                if record.method.spec == spec
-                and record.task is not None
-                and record.task.distort == setting
-                and record.status == "ok"
-            ]
-            found[row.name, setting] = sorted(cell, key=lambda record: record.seed)
-    full = max(map(len, found.values()))
-    if short := [" · ".join(cell) for cell, kept in found.items() if len(kept) < full]:
-        raise RecordError(f"runs are missing of {', '.join(short)}: compute them with --run")
-    return Results(found)
-
-
 def page(results: Results) -> str:
     """The table with what one must know to read it."""
     cells = [results.cells(row, setting) for setting in SETTINGS for row in ROWS]
@@ -213,11 +185,11 @@ def main() -> None:
     given = parser.parse_args()
     try:
         if given.run:
-            methods = [row.method for row in ROWS]
-            wanted = request(SUITE, given.results, given.jobs, methods)
+            wanted = request(SUITE, given.results, given.jobs, [row.method for row in ROWS])
             if not drive.complete(drive.plan(wanted, plugins(None))):
                 parser.exit(1, "some runs failed; finished ones are kept\n")
-        results = gather(given.results)
+        methods = {row.name: row.method for row in ROWS}
+        results = Results(gather(given.results, SUITE, methods, list(SETTINGS)))
     except (ConfigError, DataError, RecordError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     text = page(results)

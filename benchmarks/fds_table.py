@@ -29,11 +29,10 @@ import numpy as np
 from bench import drive
 from bench.cli import plugins
 from bench.errors import ConfigError, DataError, RecordError
-from bench.plugins import select
-from bench.record import Record, read_records, write_text
+from bench.record import Record, write_text
 from bench.report.statistics import paired, t_half_width
 from bench.report.svg import PALE, WIDTH, heading, page, text
-from benchmarks._experiment import request, spread, table
+from benchmarks._experiment import gather, request, spread, table
 
 ROOT = Path(__file__).resolve().parents[1]
 LENET, DIGITS = "fds-lenet", "fds-digits"
@@ -146,22 +145,15 @@ class Results:
         return str(row.trainings), "–".join(map(str, sorted({min(steps), max(steps)})))
 
 
-def gather(results: Path, suite: str, rows: Sequence[Row]) -> Results:
-    """The records of a suite's rows.
+def read(results: Path, suite: str, rows: Sequence[Row], task: str) -> Results:
+    """The records of a suite's rows, of trainings that diverged too.
 
     Raises:
         RecordError: If some are missing.
     """
-    known, records = plugins(None), read_records(results, suite)
-    found: dict[str, list[Record]] = {}
-    for row in rows:
-        spec = select(known, row.method).spec
-        kept = [record for record in records if record.method.spec == spec]
-        found[row.name] = sorted(kept, key=lambda record: record.seed)
-    full = max(map(len, found.values()))
-    if short := [name for name, kept in found.items() if len(kept) < full]:
-        raise RecordError(f"{suite}: runs are missing of {', '.join(short)}: add --run")
-    return Results(found)
+    methods = {row.name: row.method for row in rows}
+    found = gather(results, suite, methods, [task], failed=True)
+    return Results({name: kept for (name, _), kept in found.items()})
 
 
 def lenet_cells(results: Results, row: Row) -> list[str]:
@@ -328,8 +320,8 @@ def main() -> None:
             drive.complete(
                 drive.plan(request(suite, given.results, given.jobs, methods), plugins(None))
             )
-        lenet = gather(given.results, LENET, LENET_ROWS)
-        digits = gather(given.results, DIGITS, DIGIT_ROWS)
+        lenet = read(given.results, LENET, LENET_ROWS, "clean")
+        digits = read(given.results, DIGITS, DIGIT_ROWS, "imbalance=10,noise=0.1")
         drawn = picture(lenet, (CLIPPED, SHUFFLED)) if given.picture else ""
     except (ConfigError, DataError, RecordError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
