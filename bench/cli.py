@@ -260,7 +260,10 @@ def export(
     if record.policy is None:
         raise ConfigError(f"run {record.hash}: it failed and left no policy")
     PolicyTransform(rebuild(record.policy))  # or it says why not
-    save(record.policy, output, {"method": record.method.spec, "run": record.hash})
+    about: dict[str, Any] = {"method": record.method.spec, "run": record.hash}
+    if record.task is not None and record.bill is not None:
+        about |= {"task": record.task.name, "flops": record.bill.flops}
+    save(record.policy, output, about)
     typer.echo(f'wrote {output}; use: bench.augment.export.load("{output}")')
 
 

@@ -23,6 +23,7 @@ from bench.augment.policy import Batch, Policy
 from bench.augment.population import Population, Schedule, schedule_in
 from bench.augment.regularisers import Regularisers
 from bench.augment.spaces import space
+from bench.data.split import stratified
 from bench.errors import ConfigError
 from bench.method import Fitted, Method, MethodConfig
 from bench.train.learner import Learner
@@ -46,6 +47,8 @@ class HbaConfig(MethodConfig):
         mode: `joint` ends with the hypernetwork's own weights at the last λ, `replay` with those
             of a plain network that was trained anew under the schedule that was found.
         search: Share of the budget for the search, where a training follows it.
+        reduced: Share of the training images that such a search learns from, class by class; the
+            paper's headline searches have 4,000 of 50,000.
         schedule: A file from `augbench policy export RUN` whose schedule is replayed instead of
             one that is searched for here.
         sigma: Standard deviation of ε.
@@ -68,6 +71,7 @@ class HbaConfig(MethodConfig):
     layers: Literal["conv+bn", "conv", "bn", "first-conv", "first-bn"] = "first-bn"
     mode: Literal["joint", "replay"] = "joint"
     search: float = Field(0.5, gt=0, lt=1)
+    reduced: float = Field(1.0, gt=0, le=1)
     schedule: str | None = None
     sigma: float = Field(1.0, ge=0, allow_inf_nan=False)
     start: float = Field(START, gt=0, lt=1)
@@ -103,6 +107,11 @@ class HbaConfig(MethodConfig):
             )
         if self.noise and self.mode != "replay":
             raise ValueError("noise=true is of replays, a search always has it: add mode=replay")
+        followed = self.schedule is None and "replay" in (self.mode, self.placebo)
+        if self.reduced < 1 and not followed:
+            raise ValueError(
+                f"reduced={self.reduced:g} is of searches that a training follows: add mode=replay"
+            )
         if self.space == "regularisers" and "replay" in (self.mode, self.placebo):
             raise ValueError("space=regularisers is of networks in training: nothing replays it")
         if self.space == "regularisers" and self.start != START:
@@ -209,7 +218,12 @@ class Hba(Method):
         config = self.config
         population = self.population(session.task)
         frozen = config.placebo == "uniform"
-        search = Search(session, self.learner(session), population, config, frozen)
+        batches = None
+        if config.reduced < 1:
+            train = session.task.train
+            _, part = stratified(train.labels, config.reduced, "reduced", session.seed)
+            batches = session.batches(train.subset(part))
+        search = Search(session, self.learner(session), population, config, frozen, batches)
         with session.slice(config.search):
             search.train(milestones=False)
         return search.schedule()
@@ -229,10 +243,15 @@ class Hba(Method):
             with_noise = "λ perturbed" if config.noise else "λ itself"
             said.append(f"the replay augments with {with_noise}, which the paper leaves open")
         if config.schedule is not None:
-            said.append(f"the schedule is {config.schedule}; its search was paid for elsewhere")
+            about = load(config.schedule.partition("#")[0]).about
+            cost = f", {about['flops']:.3g} FLOPs on {about['task']}," if "flops" in about else ""
+            said.append(
+                f"the schedule is {config.schedule}; its search{cost} was paid for elsewhere"
+            )
         elif config.mode == "replay" or config.placebo == "replay":
             said.append(
-                f"{config.search:g} of the budget searches, on the task's own images and network"
+                f"{config.search:g} of the budget searches, on {config.reduced:g} of the task's "
+                "images and with its network"
             )
         if not moved and config.placebo != "uniform" and config.schedule is None:
             said.append("the budget is so small that λ never moved")

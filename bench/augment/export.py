@@ -39,19 +39,20 @@ class PolicyTransform(torch.nn.Module):
 
     Args:
         policy: A policy that works on single images.
+        about: Where it comes from, as its file says.
 
     Raises:
         ConfigError: If it mixes images or makes several of one.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, about: dict[str, Any] | None = None) -> None:
         super().__init__()
         if not policy.single:
             raise ConfigError(
                 "this policy mixes images or makes several views of each, which no transform of "
                 "one image can do"
             )
-        self.policy = policy
+        self.policy, self.about = policy, about or {}
 
     def forward(self, image: Image, index: int | None = None) -> Image:
         """The augmented image.
@@ -100,7 +101,7 @@ def load(path: str | Path) -> PolicyTransform:
     if not isinstance(content, dict) or content.get("augbench_policy") != FORMAT:
         raise ConfigError(f"{str(path)!r} is no policy file of format {FORMAT}")
     try:
-        return PolicyTransform(rebuild(content["policy"]))
+        return PolicyTransform(rebuild(content.pop("policy")), content)
     except KeyError as error:
         raise ConfigError(f"{str(path)!r} lacks {error}") from error
     except (TypeError, ValueError) as error:

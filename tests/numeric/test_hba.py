@@ -364,7 +364,37 @@ def test_a_saved_schedule_trains_another_network(small: Prepared, tmp_path: Path
     assert session.tallies["policy_updates"] == 0
     labels = {label for label, _, _ in session._meter.ledger.items("run")}
     assert labels == {"augment", "train"}
-    assert any("paid for elsewhere" in text for text in fitted.deviations)
+    assert any("its search was paid for elsewhere" in text for text in fitted.deviations)
+
+
+def test_what_a_saved_schedule_has_cost_is_told(small: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    made = Schedule(space("pba"), knots=numbers(5, 54))
+    save(made.describe(), path, {"flops": 1234567, "task": "pets"})
+    _, fitted = run(small, budget=1.0, mode="replay", schedule=str(path))
+    assert any("1.23e+06 FLOPs on pets, was paid" in text for text in fitted.deviations)
+
+
+def test_a_reduced_search_sees_a_part_of_the_images(
+    small: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[bool, set[int]] = {True: set(), False: set()}
+    sample = Population.sample
+
+    def watched(policy: Population, index: Tensor, rng: torch.Generator) -> Any:
+        images = small.task.train.images  # indices of a part are its own
+        seen[isinstance(policy, Schedule)] |= {int(i) for i in index}
+        assert int(index.max()) < len(images)
+        return sample(policy, index, rng)
+
+    monkeypatch.setattr(Population, "sample", watched)
+    session, fitted = run(small, budget=6.0, mode="replay", reduced=0.25)
+    count = len(small.task.train)
+    assert seen[False] == set(range(round(0.25 * count)))
+    assert len(seen[True]) > 0.9 * count
+    assert any("on 0.25 of the task's images" in text for text in fitted.deviations)
+    whole, _ = run(small, budget=6.0, mode="replay")
+    assert session.plans == whole.plans  # the same bill
 
 
 def test_the_options_name_the_schedule_not_only_the_file(tmp_path: Path) -> None:
@@ -395,6 +425,8 @@ def test_files_without_a_schedule_are_refused(tmp_path: Path) -> None:
         ({"schedule": "FILE"}, "add mode=replay"),
         ({"schedule": "FILE", "mode": "replay", "placebo": "shuffled"}, "placebo=shuffled is not"),
         ({"noise": True}, "add mode=replay"),
+        ({"reduced": 0.5}, "add mode=replay"),
+        ({"reduced": 0.5, "mode": "replay", "schedule": "FILE"}, "a training follows"),
     ],
 )
 def test_options_that_contradict_each_other(
