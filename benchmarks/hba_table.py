@@ -28,7 +28,7 @@ from bench import drive
 from bench.cli import plugins
 from bench.errors import ConfigError, DataError, RecordError
 from bench.record import Record, write_text
-from bench.report.statistics import paired, t_half_width
+from bench.report.statistics import t_half_width, welch_satterthwaite
 from benchmarks._experiment import gather, request, spread, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,10 +122,9 @@ class Results:
         return spread(float(values.mean()), t_half_width(values), digits=digits)
 
     def difference(self, row: Row, other: Row, tasks: Sequence[str]) -> tuple[float, float]:
-        """Mean and half-width of a row's error less another's, by seed, mean over tasks."""
+        """Mean over tasks and half-width of a row's error less another's, paired by seed."""
         gaps = [self.values(row, task) - self.values(other, task) for task in tasks]
-        mean = np.mean(gaps, axis=0)
-        effect = paired(mean, np.zeros_like(mean))
+        effect = welch_satterthwaite(gaps)
         return effect.mean, effect.half
 
     def against(self, row: Row, other: Row, task: str) -> str:
