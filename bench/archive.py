@@ -7,7 +7,9 @@ from typing import Any
 
 from bench import sidefile
 from bench.data.sources import canonical
+from bench.environment import libraries
 from bench.errors import ConfigError
+from bench.partial import Partial, owner
 from bench.record import Record, read_record, record_path, write_record
 from bench.worker import Job
 
@@ -85,7 +87,35 @@ class Archive:
             digest = sidefile.write(sidefile.beside(path), arrays)
             record = record.model_copy(update={"side_file": digest})
         write_record(path, record)
+        if record.status == "ok":
+            for partial in self._partials(cell):
+                partial.unlink()
         return path
+
+    def partial(self, job: Job) -> Partial:
+        """The finished parts of a job that was killed, or where they will be.
+
+        Raises:
+            RecordError: If its file is damaged.
+        """
+        cell = _cell(_recorded(job))
+        code = {"bench": job.origin.bench, "libraries": libraries()}
+        path = self._folder / f"{job.name}.jsonl"
+        return Partial.read(path, {"run": job.name, "cell": list(cell), "code": code})
+
+    def foreign(self, job: Job) -> bool:
+        """Whether other code than the job's has left finished parts of the same cell."""
+        own = self._folder / f"{job.name}.jsonl"
+        return any(path != own for path in self._partials(_cell(_recorded(job))))
+
+    @property
+    def _folder(self) -> Path:
+        return self.results / self.suite / "partial"
+
+    def _partials(self, cell: Cell) -> list[Path]:
+        """The files of a cell's finished parts; of a file that names no cell nothing is known."""
+        owners = {path: owner(path) for path in sorted(self._folder.glob("*.jsonl"))}
+        return [path for path, of in owners.items() if of and tuple(of["cell"]) == cell]
 
 
 def _recorded(job: Job) -> dict[str, Any]:

@@ -40,11 +40,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Trial:
-    """A small run with one FLOP counter around the whole of it."""
+    """A small run with one FLOP counter around the whole of it.
+
+    Attributes:
+        counted: FLOPs outside the blocks that are only timed.
+        aside: FLOPs in those, which no network may do.
+    """
 
     stage: Stage
     fitted: Fitted
     counted: int
+    aside: int
     recorded: int
     hygienic: bool
 
@@ -116,7 +122,8 @@ def _bill(first: Trial, prepared: Prepared) -> list[Finding]:
             "bill",
             first.bill_error <= BILL_TOLERANCE,
             f"recorded {first.recorded:,} FLOPs, one counter around the run {first.counted:,} "
-            f"({100 * first.bill_error:.3f} % apart, allowed {100 * BILL_TOLERANCE:g} %)",
+            f"({100 * first.bill_error:.3f} % apart, allowed {100 * BILL_TOLERANCE:g} %)"
+            + (f"; {first.aside:,} more in timed blocks, by no network" if first.aside else ""),
         ),
         Finding(
             "harness account",
@@ -161,7 +168,7 @@ def trial(selected: Selected, prepared: Prepared, config: RunConfig) -> Trial:
     hygienic = _generators() == before
     ledger.audit()
     recorded = sum(ledger.flops(account) for account in ("run", "rehearsal", "harness"))
-    return Trial(set_, fitted, counter.total, recorded, hygienic)
+    return Trial(set_, fitted, counter.total, counter.aside, recorded, hygienic)
 
 
 def other_truth(prepared: Prepared) -> Prepared:

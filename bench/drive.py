@@ -17,13 +17,14 @@ from bench.config import SUITES, RunConfig, Suite, TaskConfig, load_suite, run_h
 from bench.data.sources import canonical, fingerprint
 from bench.environment import Origin
 from bench.executor import LocalProcesses, Started
+from bench.partial import Partial
 from bench.plugins import Plugin, Selected, select
 from bench.request import Request, slots_of, suite_of
 from bench.runner import DataOptions
 from bench.train import features
 from bench.train.prepare import Prepared, prepare
 from bench.train.reference import reference_price
-from bench.worker import Done, Job, Tick
+from bench.worker import Done, Job, Part, Tick
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Campaign:
     finished: list[Job]
     slots: list[str | None]
     device: Literal["cpu", "cuda"]
+    partials: dict[str, Partial]
 
 
 def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
@@ -44,6 +46,7 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
 
     Raises:
         ConfigError, DataError: If anything in the request or the data is wrong.
+        RecordError: If a record, or the file of a run that was killed, is damaged.
     """
     data = DataOptions(request.root, request.memory_limit, request.skip_corrupt)
     slots, device = slots_of(request)
@@ -75,7 +78,8 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
             "no C compiler was found"
         )
     _rehearse(left, data)
-    return Campaign(request, suite, archive, left, finished, slots, device)
+    left, partials = _continued(left, archive)
+    return Campaign(request, suite, archive, left, finished, slots, device, partials)
 
 
 def complete(campaign: Campaign) -> bool:
@@ -94,7 +98,10 @@ def complete(campaign: Campaign) -> bool:
                 screen.started(job.name, label)
             elif isinstance(event, Tick):
                 screen.tick(job.name, event.phase, event.share, event.error)
+            elif isinstance(event, Part):
+                campaign.partials[job.name].append(event.entry)
             elif isinstance(event, Done):
+                campaign.partials[job.name].close()
                 line, bad = _settle(event, campaign.archive)
                 screen.finished(job.name, f"{label}: {line}")
                 if bad:
@@ -153,6 +160,20 @@ def _job(
     config = config.model_copy(update={"method": selected.spec})
     hash_ = run_hash(config, *identity, selected.plugin.source)
     return Job(hash_, config, selected.plugin.path, data, origin)
+
+
+def _continued(jobs: list[Job], archive: Archive) -> tuple[list[Job], dict[str, Partial]]:
+    """The jobs with what is finished of them, and their files; says what it found."""
+    partials = {job.name: archive.partial(job) for job in jobs}
+    jobs = [replace(job, journal=tuple(partials[job.name].entries)) for job in jobs]
+    if begun := sum(bool(job.journal) for job in jobs):
+        progress.say(f"note: {begun} unfinished runs continue from their finished parts")
+    if old := sum(partials[job.name].foreign or archive.foreign(job) for job in jobs):
+        progress.say(
+            f"note: {old} unfinished runs were begun by another version of the code or of a "
+            "library; their finished parts are not used"
+        )
+    return jobs, partials
 
 
 def _rehearse(jobs: list[Job], data: DataOptions) -> None:

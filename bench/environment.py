@@ -4,6 +4,7 @@ import hashlib
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import torch
 from bench.augment.native import engine_name
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "pyarrow")
+PACKAGES = (
+    "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "scikit-learn", "pyarrow",
+    "optuna", "cmaes", "botorch", "gpytorch", "ax-platform",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,20 @@ class Origin:
 def environment(device: torch.device, threads: int, git: str) -> dict[str, Any]:
     """What the bits of a result may depend on, as plain data."""
     return {
-        "python": platform.python_version(),
+        **libraries(),
         "augmentation": engine_name() if device.type == "cpu" else "tensors",
         "platform": f"{platform.system()}-{platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": threads,
-        "packages": {name: _version(name) for name in PACKAGES},
         "git": git,
     }
+
+
+@cache
+def libraries() -> dict[str, Any]:
+    """Versions of Python and of every package that a result may depend on."""
+    packages = {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "packages": packages}
 
 
 def git_state() -> str:

@@ -12,13 +12,13 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any, Protocol
 
 from bench.record import Record
-from bench.worker import Begun, Done, Job, Tick, died, receive, work
+from bench.worker import Begun, Done, Job, Part, Tick, died, receive, work
 
 ATTEMPTS = 2
 # What every run imports sooner or later, some of it lazily: two seconds that forks then share.
 PRELOADED = ("bench.worker", "sklearn.datasets", "torch._dynamo")
 
-Event = tuple[Job, "Started | Tick | Done"]
+Event = tuple[Job, "Started | Tick | Part | Done"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LocalProcesses:
         self._running.append(_Running(job, process, ours, slot))
         return job
 
-    def _receive(self) -> Iterator[tuple[_Running, Tick | Done]]:
+    def _receive(self) -> Iterator[tuple[_Running, Tick | Part | Done]]:
         """Waits for messages; an end of file without a `Done` is a dead worker."""
         ready: list[Any] = wait([running.connection for running in self._running])
         for running in [r for r in self._running if r.connection in ready]:
@@ -103,6 +103,9 @@ class LocalProcesses:
             elif isinstance(message, Done):
                 yield running, self._end(running, message)
             else:
+                if isinstance(message, Part):  # the retry goes on from there
+                    finished = (*running.job.journal, message.entry)
+                    running.job = replace(running.job, journal=finished)
                 yield running, message
 
     def _end(self, running: _Running, message: Done | None) -> Done:

@@ -22,6 +22,7 @@ from bench.environment import ROOT, Origin, environment
 from bench.plugins import Selected, options_of
 from bench.stage import Outcome, Progress, quiet, run_method
 from bench.train.evaluate import Metrics
+from bench.train.journal import Journal
 from bench.train.prepare import Prepared, prepare
 
 # FLOPs are counted exactly, so that only a block without a price can overdraw them at all.
@@ -80,6 +81,7 @@ def execute(
     begun: Callable[[schema.Record], None] = lambda record: None,
     origin: Origin | None = None,
     keep_features: bool = False,
+    journal: Journal | None = None,
 ) -> Made | Skipped:
     """Runs one configuration; whatever goes wrong inside becomes a failed record.
 
@@ -92,6 +94,7 @@ def execute(
         begun: Given the record that holds if this process dies from here on.
         origin: The code that computes; by default what is on disk now.
         keep_features: Whether to keep features of test images; no other result depends on it.
+        journal: What a killed process had finished of this run, and where to note more.
 
     Raises:
         ConfigError, DataError: If the configuration or the data are the user's to mend.
@@ -117,7 +120,12 @@ def execute(
             return Skipped(reason)
         minimum = method.minimum(prepared.task)
         outcome = run_method(
-            method, prepared, config, progress=progress, keep_features=keep_features
+            method,
+            prepared,
+            config,
+            progress=progress,
+            keep_features=keep_features,
+            journal=journal,
         )
         arrays = sidefile.arrays_of(outcome.fitted.points, outcome.features)
         record = _succeeded(outcome, arrays, prepared, config, minimum, common)
@@ -125,13 +133,17 @@ def execute(
         json.dumps(record.model_dump(mode="json"), allow_nan=False)
         return Made(record, arrays)
     except Exception as error:
-        failure = schema.Failure(
-            type=type(error).__name__,
-            message=str(error),
-            traceback=_shortened(traceback.format_exc()),
-            attempts=attempts,
-        )
-        return Made(schema.Record(status="failed", failure=failure, **common))
+        return Made(schema.Record(status="failed", failure=_failure(error, attempts), **common))
+
+
+def _failure(error: Exception, attempts: int) -> schema.Failure:
+    """What a record says of the exception that is being handled."""
+    return schema.Failure(
+        type=type(error).__name__,
+        message=str(error),
+        traceback=_shortened(traceback.format_exc()),
+        attempts=attempts,
+    )
 
 
 def _shortened(text: str) -> str:

@@ -5,7 +5,7 @@ What the method must not see lives here: the test set, the true labels and the c
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -18,12 +18,14 @@ from bench.rng import key
 from bench.train.clock import Clock, Time
 from bench.train.evaluate import Metrics, confusion, evaluate, metrics, predict
 from bench.train.features import Features, features
+from bench.train.journal import Journal
 from bench.train.learner import Learner
 from bench.train.ledger import Ledger, ReferencePrice
 from bench.train.meter import AUDIT_RATE, Meter
 from bench.train.prepare import Prepared
 from bench.train.reference import reference_price
 from bench.train.session import Session
+from bench.train.task import Task
 
 Progress = Callable[[str, float, float | None], None]
 MILESTONES = (0.25, 0.5, 0.75, 1.0)
@@ -107,6 +109,7 @@ def stage(
     progress: Progress = quiet,
     audit_rate: float = AUDIT_RATE,
     now: Time = time.perf_counter,
+    journal: Journal | None = None,
 ) -> Stage:
     """Prices the reference training and opens the books.
 
@@ -116,16 +119,20 @@ def stage(
         progress: Called with phase, share of the budget and validation error.
         audit_rate: Share of metered blocks that are counted again.
         now: Source of time in seconds, for tests.
+        journal: What a killed process had finished of this run, and where to note more.
     """
     task, device = prepared.task, prepared.task.device
     torch.manual_seed(key("global", config.seed))  # dropout has no generator of its own
-    timed = TIMED_STEPS[config.track]
-    reference = reference_price(task, timed_steps=timed, compiled=config.compile, now=now)
+    journal = journal or Journal()
+    price = asdict(_reference(task, config, now))
+    reference = ReferencePrice(**journal.agree("price of one RT", price))
     clock = Clock(device, now)
     ledger = Ledger(config.budget, reference, config.track, clock)
     meter = Meter(ledger, device, config.seed, audit_rate, compiled=config.compile)
     observer = Observer(prepared, meter, progress)
-    session = Session(task, meter, config.seed, compiled=config.compile, observe=observer)
+    session = Session(
+        task, meter, config.seed, compiled=config.compile, observe=observer, journal=journal
+    )
     return Stage(session, meter, observer, clock)
 
 
@@ -138,12 +145,13 @@ def run_method(
     audit_rate: float = AUDIT_RATE,
     now: Time = time.perf_counter,
     keep_features: bool = False,
+    journal: Journal | None = None,
 ) -> Outcome:
     """Runs the method on the clock, then evaluates its final weights off it; see `stage`.
 
     Args:
         method: What to run.
-        prepared: As for `stage`; so are `config`, `progress`, `audit_rate` and `now`.
+        prepared: As for `stage`; so are `config`, `progress`, `audit_rate`, `now`, `journal`.
         keep_features: Whether to keep features of test images; changes nothing else.
 
     Raises:
@@ -151,7 +159,9 @@ def run_method(
         LedgerTampered: If the books do not add up.
     """
     progress("reference", 0.0, None)
-    set_ = stage(prepared, config, progress=progress, audit_rate=audit_rate, now=now)
+    set_ = stage(
+        prepared, config, progress=progress, audit_rate=audit_rate, now=now, journal=journal
+    )
     meter, ledger = set_.meter, set_.meter.ledger
     set_.clock.start()
     fitted = method.run(set_.session)
@@ -172,10 +182,6 @@ def run_method(
     set_.observer.add(1.0, val, test)
     if not (test.finite and val.finite):
         raise Diverged("the final weights predict values that are not finite: training diverged")
-    after = None
-    if config.track == "gpu":
-        timed = TIMED_STEPS["gpu"]
-        after = reference_price(prepared.task, timed_steps=timed, compiled=config.compile, now=now)
     return Outcome(
         fitted=fitted,
         session=set_.session,
@@ -185,10 +191,15 @@ def run_method(
         val=val,
         train_error=train_error,
         memorised=memorised,
-        after=after,
+        after=_reference(prepared.task, config, now) if config.track == "gpu" else None,
         confusion=confusion(predicted, labels, classes) if classes <= MOST_CLASSES else None,
         features=kept,
     )
+
+
+def _reference(task: Task, config: RunConfig, now: Time) -> ReferencePrice:
+    timed = TIMED_STEPS[config.track]
+    return reference_price(task, timed_steps=timed, compiled=config.compile, now=now)
 
 
 def _on_train(learner: Learner, prepared: Prepared, meter: Meter) -> tuple[float, float | None]:

@@ -22,6 +22,7 @@ from bench.environment import Origin
 from bench.errors import ConfigError, DataError
 from bench.record import Failure, Record
 from bench.sidefile import SideArrays
+from bench.train.journal import Entry, Journal
 
 PROGRESS_SECONDS = 0.2
 PIECE = 64 << 20  # bytes of an array in one message
@@ -37,6 +38,7 @@ class Job:
         origin: The code of the campaign.
         attempt: 1 at first, 2 for the retry.
         keep_features: Whether to keep features of test images.
+        journal: What is finished of the run already.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Job:
     origin: Origin
     attempt: int = 1
     keep_features: bool = False
+    journal: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,13 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Part:
+    """An entry for the run's journal."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
 class _Parcel:
     """A `Done` without its arrays, and the name, type and shape of those that follow."""
 
@@ -99,13 +109,13 @@ def send(connection: Connection, done: Done) -> None:
             connection.send_bytes(raw[start : start + PIECE])
 
 
-def receive(connection: Connection) -> "Begun | Tick | Done":
+def receive(connection: Connection) -> "Begun | Tick | Part | Done":
     """The next message, whole.
 
     Raises:
         EOFError, OSError: If the worker ends before it has sent all of it.
     """
-    message: Begun | Tick | _Parcel = connection.recv()
+    message: Begun | Tick | Part | _Parcel = connection.recv()
     if not isinstance(message, _Parcel):
         return message
     arrays = {}
@@ -119,7 +129,7 @@ def receive(connection: Connection) -> "Begun | Tick | Done":
 
 
 def work(job: Job, connection: Connection, device: str | None) -> None:
-    """Runs a job and sends `Begun`, `Tick`s and one `Done`.
+    """Runs a job and sends `Begun`, `Tick`s and `Part`s, and one `Done`.
 
     Args:
         job: What to run.
@@ -148,6 +158,7 @@ def work(job: Job, connection: Connection, device: str | None) -> None:
             begun=lambda record: connection.send(Begun(record)),
             origin=job.origin,
             keep_features=job.keep_features,
+            journal=Journal(job.journal, lambda entry: connection.send(Part(entry))),
         )
     except (ConfigError, DataError) as error:
         send(connection, Done(refused=str(error)))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 Time = Callable[[], float]
+SYNCHRONISE_EVERY = 10
 
 
 class Clock:
@@ -22,6 +23,7 @@ class Clock:
         self.now = now
         self._started: float | None = None
         self._paused = 0.0
+        self._credited = 0.0
         self._stopped: float | None = None
         self._depth = 0
         self._pause_began = 0.0
@@ -44,13 +46,33 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since `start`, pauses left out; 0 before it."""
+        """Seconds since `start`, pauses left out and credit added; 0 before it."""
         if self._started is None:
             return 0.0
         end = self._stopped if self._stopped is not None else self.now()
         if self._depth:
             end = self._pause_began
-        return end - self._started - self._paused
+        return end - self._started - self._paused + self._credited
+
+    def credit(self, seconds: float) -> None:
+        """Adds time that another process spent on this run."""
+        self._credited += seconds
+
+    def repeat(self, step: Callable[[], object], times: int, allowed: float) -> tuple[int, float]:
+        """Runs a step up to `times` times, at least once, until a time is used up.
+
+        Returns:
+            How often it ran, and the seconds.
+        """
+        self.synchronise()
+        began = self.now()
+        for done in range(1, times + 1):
+            step()
+            if done in (1, times) or done % SYNCHRONISE_EVERY == 0:
+                self.synchronise()  # only now and then: steps are queued ahead as in training
+                if self.now() - began > allowed:
+                    break
+        return done, self.now() - began
 
     @contextmanager
     def pause(self) -> Iterator[None]:

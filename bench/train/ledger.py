@@ -7,8 +7,8 @@ cloned state before training; it is free up to 5 % of the budget and the excess 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from bench.errors import BudgetExhausted, LedgerTampered
 from bench.train.clock import Clock
@@ -28,6 +28,15 @@ class Item:
     calls: int = 0
     flops: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A ledger at one moment."""
+
+    items: dict[tuple[Account, str, Key], Item]
+    elapsed: float
+    rehearsal_seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +85,37 @@ class Ledger:
         item.flops += flops
         self._totals[self.account] = self._totals.get(self.account, 0) + flops
         return item
+
+    def mark(self) -> Mark:
+        """What is booked so far, for `since`."""
+        items = {name: replace(item) for name, item in self._items.items()}
+        return Mark(items, self.clock.elapsed, self.rehearsal_seconds)
+
+    def since(self, mark: Mark) -> dict[str, Any]:
+        """What was spent after `mark`, as plain data for `book`."""
+        items = []
+        for (account, label, key), item in self._items.items():
+            old = mark.items.get((account, label, key), Item())
+            if item != old:
+                one: dict[str, Any] = {"account": account, "label": label, "key": dict(key)}
+                one |= {"calls": item.calls - old.calls, "flops": item.flops - old.flops}
+                items.append(one | {"seconds": item.seconds - old.seconds})
+        return {
+            "items": items,
+            "seconds": self.clock.elapsed - mark.elapsed,
+            "rehearsal_seconds": self.rehearsal_seconds - mark.rehearsal_seconds,
+        }
+
+    def book(self, spent: dict[str, Any]) -> None:
+        """Books what another process spent on this run, as `since` told it."""
+        for one in spent["items"]:
+            with self.on_account(one["account"]):
+                key = tuple(sorted(one["key"].items()))
+                item = self.charge(one["label"], key, one["flops"])
+            item.calls += one["calls"] - 1
+            item.seconds += one["seconds"]
+        self.clock.credit(spent["seconds"])
+        self.rehearsal_seconds += spent["rehearsal_seconds"]
 
     def audit(self) -> None:
         """Checks that the items add up to the totals.

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from bench.errors import BudgetExhausted, UnmeteredCompute
-from bench.networks.flops import FlopCounter
+from bench.networks.flops import FlopCounter, uncounted
 from bench.rng import key as stream_key
 from bench.train.ledger import Item, Key, Ledger
 
@@ -40,6 +40,7 @@ class _Now:
     """
 
     metered: bool = False
+    timed: bool = False
     block: "Block | None" = None
 
 
@@ -177,6 +178,24 @@ class Meter:
         self._events = pending
 
     @contextmanager
+    def timed(self, label: str) -> Iterator[None]:
+        """Work on the host without a network: itemised in seconds, at no FLOPs.
+
+        Raises:
+            UnmeteredCompute: If it is inside another block.
+        """
+        if _Now.metered or _Now.timed:
+            raise UnmeteredCompute(f"the timed block {label!r} opens inside another block")
+        began, _Now.timed = self.ledger.clock.now(), True
+        try:
+            with uncounted():
+                yield
+        finally:
+            _Now.timed = False
+            item = self.ledger.charge(label, (), 0)
+            item.seconds += self.ledger.clock.now() - began
+
+    @contextmanager
     def harness(self) -> Iterator[None]:
         """The harness's own work: off the clock, on its own account."""
         with self.ledger.clock.pause(), self.ledger.on_account("harness"):
@@ -204,7 +223,7 @@ class Block:
 
     def __enter__(self) -> "Block":
         meter = self.meter
-        if _Now.metered:
+        if _Now.metered or _Now.timed:
             raise UnmeteredCompute(f"the block {self.label!r} opens inside another block")
         known = meter.extent.get((self.label, self.key))
         # Shapes come later; a block whose cheapest form cannot fit need not begin at all.

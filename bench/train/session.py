@@ -21,9 +21,10 @@ from bench.augment.policy import Batch
 from bench.data.arrays import Arrays
 from bench.data.batches import Batches
 from bench.errors import PlanError
-from bench.rng import Streams, forked
-from bench.train.clock import Clock
+from bench.rng import Streams, forked, key
+from bench.train.batches import BatchIterator
 from bench.train.evaluate import Metrics, evaluate
+from bench.train.journal import Journal, relog, series
 from bench.train.learner import Learner
 from bench.train.meter import Block, Meter
 from bench.train.recipe import Recipe
@@ -34,7 +35,6 @@ from bench.train.trace import Trace
 Observer = Callable[[Learner, float], None]
 TIMED_STEPS = 30
 WARM_UP_STEPS = 3
-SYNCHRONISE_EVERY = 10
 TIMED_SHARE = 0.04  # of a seconds budget, for pricing one kind of step
 
 
@@ -49,6 +49,7 @@ class Session:
         observe: Called with a learner and the share of the plan that is done: the harness
             evaluates there, off the clock.
         replay: Plans of an earlier run, to be followed instead of made anew.
+        journal: What a killed process had finished of this run, and where to note more.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Session:
         compiled: bool = False,
         observe: Observer | None = None,
         replay: list[dict[str, int]] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.task = task
         self.seed = seed
@@ -71,10 +73,11 @@ class Session:
         self._compiled = compiled
         self._observe = observe
         self._replay = replay
+        self._journal = journal or Journal()
         self._streams = Streams("run", seed)
         self._counters: dict[str, int] = {}
         self._learners: weakref.WeakSet[Learner] = weakref.WeakSet()
-        self._batches: weakref.WeakSet[_BatchIterator] = weakref.WeakSet()
+        self._batches: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
         self._kept: dict[str, Kept] = {}
 
     # What to learn with
@@ -123,7 +126,7 @@ class Session:
         else:
             arrays, name = (self.task.train if split == "train" else self.task.val), split
         stream = self._streams(f"order {name} {self._next(f'order {name}')}")
-        batches = _BatchIterator(Batches(arrays, size or self.task.recipe.batch_size, stream))
+        batches = BatchIterator(Batches(arrays, size or self.task.recipe.batch_size, stream))
         self._batches.add(batches)
         return batches
 
@@ -153,6 +156,13 @@ class Session:
             UnmeteredCompute: If it does other work than its label and key were priced for.
         """
         return self._meter.block(label, **key)
+
+    def timed(self, label: str) -> AbstractContextManager[None]:
+        """Work on the host in which no network may run, e.g. fitting a surrogate model.
+
+        It costs seconds, which the bill shows under its label, and no FLOPs.
+        """
+        return self._meter.timed(label)
 
     @property
     def remaining(self) -> float:
@@ -191,9 +201,9 @@ class Session:
                 price = flops / self._meter.ledger.reference.flops
             else:
                 price = self._seconds(step) / self._meter.ledger.reference.seconds
-        self.prices[label] = price
+        self.prices[label] = self._journal.agree(f"price of {label}", price)
         self._meter.ledger.check()
-        return price
+        return self.prices[label]
 
     def afford(self, price: float, share: float = 1.0) -> int:
         """How many steps of this price (RT) fit into a share of what remains.
@@ -236,8 +246,45 @@ class Session:
             raise PlanError(
                 f"the plan {steps} costs {cost:.4g} RT and only {self.remaining:.4g} RT remain"
             )
-        self.plans.append(dict(steps))
-        return dict(steps)
+        self.plans.append(self._journal.agree("plan", steps))
+        return dict(self.plans[-1])
+
+    def once(self, name: str, work: Callable[[], Any], **inputs: Any) -> Any:
+        """Does a part of the run, or takes its result from the journal of a killed process.
+
+        After either, bill, clock, tallies, trace and the numbers of learners and batches are the
+        same.  So the work must follow from its inputs, with learners and batches of its own, and
+        leave nothing but what it returns.  Its random streams are its own, torch's global ones
+        included; it reaches no milestone, and a part within it is not kept by itself.
+
+        Args:
+            name: What it is; the k-th part of a name has the same streams in every process.
+            work: Does it.
+            inputs: What it follows from, as plain data.
+
+        Returns:
+            What `work` returned, as JSON gives it back.
+
+        Raises:
+            RecordError: If the killed process did something else at this point.
+            ValueError: If JSON cannot hold the inputs or the result, e.g. NaN.
+        """
+        title = f"{name} {self._next(f'part {name}')}"
+        entry = self._journal.take(title, inputs)
+        if entry is None:
+            self._meter.collect()
+            mark = self._meter.ledger.mark()
+            with self._apart(title) as trace:
+                result = work()
+            self._meter.collect()
+            entry = {"name": title, "inputs": inputs, "result": result, "trace": series(trace)}
+            entry |= {"spent": self._meter.ledger.since(mark), "books": self._books()}
+            entry = self._journal.add(entry)
+        else:
+            self._meter.ledger.book(entry["spent"])
+            self._put_back(entry["books"])
+        relog(self.trace, entry["trace"])
+        return entry["result"]
 
     # What happened
 
@@ -262,7 +309,38 @@ class Session:
         """Appends to the trace: numbers, lists, or tensors (left on the device until the end)."""
         self.trace.append(self.tallies["steps"], values)
 
-    # Rehearsal
+    def event(self, **values: Any) -> None:
+        """Appends to the trace as `log` does, for series that no mean can stand for.
+
+        The record keeps all of their points, e.g. the parameters and the error of every trial;
+        long curves of `log` are thinned.
+        """
+        self.trace.append(self.tallies["steps"], values, whole=True)
+
+    # Rehearsals and parts
+
+    def _books(self) -> dict[str, Any]:
+        counted = {"counters": dict(self._counters), "tallies": dict(self.tallies)}
+        return counted | {"plans": list(self.plans), "prices": dict(self.prices)}
+
+    def _put_back(self, books: dict[str, Any]) -> None:
+        self._counters, self.tallies = dict(books["counters"]), dict(books["tallies"])
+        self.plans, self.prices = list(books["plans"]), dict(books["prices"])
+
+    @contextmanager
+    def _apart(self, title: str) -> Iterator[Trace]:
+        """Streams, trace, kept objects and journal of a block's own."""
+        names = "run", self.seed, title
+        own = {"_streams": Streams(*names), "trace": Trace(), "_kept": {}, "_journal": Journal()}
+        outer = {name: getattr(self, name) for name in (*own, "_observe")}
+        devices = [self.task.device] if self.task.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(key(*names, "global"))
+            try:
+                vars(self).update(own, _observe=None)
+                yield self.trace
+            finally:
+                vars(self).update(outer)
 
     @contextmanager
     def _rehearsal(self) -> Iterator[None]:
@@ -272,16 +350,16 @@ class Session:
             began = ledger.clock.now()
             kept: list[Kept] = [self._streams, *self._learners, *self._batches, self._kept]
             states = [snapshot(one) for one in kept]
-            counters, tallies, trace = dict(self._counters), dict(self.tallies), self.trace.mark()
-            plans, prices = list(self.plans), dict(self.prices)
+            books, trace = self._books(), self.trace.mark()
+            journal, self._journal = self._journal, Journal()
             try:
                 with torch.random.fork_rng(devices=devices):
                     yield
             finally:
                 for one, state in zip(kept, states, strict=True):
                     restore(one, state)
-                self._counters, self.tallies = counters, tallies
-                self.plans, self.prices = plans, prices
+                self._put_back(books)
+                self._journal = journal
                 self.trace.rewind(trace)
                 ledger.clock.synchronise()
                 ledger.rehearsal_seconds += ledger.clock.now() - began
@@ -290,47 +368,10 @@ class Session:
         """Mean device-seconds of a step after warm-up, over as many as a small share pays for."""
         ledger = self._meter.ledger
         clock, allowed = ledger.clock, TIMED_SHARE * ledger.budget * ledger.reference.seconds
-        _, warm = _repeat(step, clock, WARM_UP_STEPS, allowed)
-        times, seconds = _repeat(step, clock, TIMED_STEPS, allowed - warm)
+        _, warm = clock.repeat(step, WARM_UP_STEPS, allowed)
+        times, seconds = clock.repeat(step, TIMED_STEPS, allowed - warm)
         return seconds / times
 
     def _next(self, name: str) -> int:
         self._counters[name] = self._counters.get(name, 0) + 1
         return self._counters[name] - 1
-
-
-def _repeat(
-    step: Callable[[], object], clock: Clock, times: int, allowed: float
-) -> tuple[int, float]:
-    """Runs a step up to `times` times, at least once, until a time is used up; times, seconds."""
-    clock.synchronise()
-    began = clock.now()
-    for done in range(1, times + 1):
-        step()
-        if done in (1, times) or done % SYNCHRONISE_EVERY == 0:
-            clock.synchronise()  # only now and then: steps are queued ahead as in training
-            if clock.now() - began > allowed:
-                break
-    return done, clock.now() - began
-
-
-class _BatchIterator:
-    """Batches of the data layer as batches of the augmentation layer."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._source = batches
-
-    def __iter__(self) -> "_BatchIterator":
-        return self
-
-    def __next__(self) -> Batch:
-        batch = next(self._source)
-        return Batch(batch.images, batch.labels, batch.index)
-
-    def state_dict(self) -> Any:
-        """Permutation and position."""
-        return self._source.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        """Continues from `state`."""
-        self._source.load_state_dict(state)

@@ -1,13 +1,14 @@
 """The trace: thinning, rewinding, detaching, and numbers that JSON lacks."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.train.trace import POINTS, Trace
+from bench.train.trace import EVENTS, POINTS, Trace
 
 
 def trace_of(values: list[float]) -> Trace:
@@ -111,3 +112,46 @@ def test_what_cannot_be_a_series_is_refused_when_it_is_logged(second: object) ->
     trace.append(1, {"policy": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"log\(policy="):
         trace.append(2, {"policy": second})
+
+
+# Events
+
+
+def test_events_are_kept_whole_and_say_so() -> None:
+    trace = Trace()
+    for step in range(3 * POINTS):
+        trace.append(step, {"rate": step * 0.1, "point": [step, -step]}, whole=True)
+        trace.append(step, {"loss": 1.0})
+    exported = trace.export()
+    steps = list(range(3 * POINTS))
+    rates = [step * 0.1 for step in steps]
+    assert exported["rate"] == {"step": steps, "value": rates, "whole": True}
+    assert exported["point"]["value"] == [[step, -step] for step in steps]
+    assert exported["loss"].keys() == {"step", "value"}
+    assert len(exported["loss"]["value"]) == POINTS
+
+
+def test_too_many_events_lose_some_rows_and_average_none() -> None:
+    trace, many = Trace(), 2 * EVENTS + 7
+    for step in range(many):
+        trace.append(step, {"a": step}, whole=True)
+        trace.append(step, {"b": -float(step)}, whole=True)
+    a, b = (trace.export()[name] for name in "ab")
+    assert len(a["value"]) == EVENTS
+    assert a["value"] == a["step"], "rows as they were"
+    assert a["value"] == [-value for value in b["value"]], "the same rows of both"
+    assert a["value"][-1] == many - 1
+    gaps = {later - former for former, later in pairwise(a["step"])}
+    assert gaps <= {2, 3}
+    assert len(trace.export(points=many)["a"]["value"]) == many
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_series_has_events_or_a_curve(first: bool) -> None:
+    trace = Trace()
+    trace.append(0, {"x": 1.0}, whole=first)
+    with pytest.raises(ValueError, match=r"log\(x=\.\.\.\): a series has events or a curve"):
+        trace.append(1, {"x": 2.0}, whole=not first)
+    trace.rewind({})
+    trace.append(0, {"x": 1.0}, whole=not first)
+    assert ("whole" in trace.export()["x"]) is not first
