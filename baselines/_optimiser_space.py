@@ -4,6 +4,8 @@ Source: "Non-greedy Gradient-based Hyperparameter Optimization Over Long Horizon
 submitted to ICLR 2021: appendix B (its random search) and D (its hand-tuned grid).
 """
 
+from typing import NamedTuple
+
 from baselines._space import (
     Candidate,
     Dimension,
@@ -18,23 +20,46 @@ from baselines._space import (
 from bench.train.task import Task, standard
 
 DROPS = 0.3, 0.6, 0.8  # shares of the training at which the grid's rate is multiplied
+OVER = "searches the optimiser, no augmentation"
+
+
+class Ranges(NamedTuple):
+    """Of the optimiser's three numbers."""
+
+    rate: Scale
+    momentum: Scale
+    decay: Scale
+
+
+def _slack(low: float, high: float) -> Scale:
+    """Evenly in the logarithm of 1 - value, which goes from `low` to `high`."""
+    scale = log_uniform(low, high)
+    return lambda place: 1 - scale(place)
+
+
+# What FDS can reach from zero: most of the points ruin a training.
+WIDE = Ranges(uniform(-1, 1), uniform(-1.5, 1.5), uniform(-4e-3, 4e-3))
+# What a practitioner would search: positive, and even in the logarithm; momenta from 0.99 to 0.
+LOG = Ranges(log_uniform(1e-3, 1), _slack(0.01, 1), log_uniform(1e-5, 1e-2))
 
 
 def wide(rates: int) -> Space:
-    """The ranges that FDS can reach from zero: most of the points ruin a training."""
-    return _windowed(rates, uniform(-1, 1), uniform(-1.5, 1.5), uniform(-4e-3, 4e-3))
+    """The paper's ranges.
+
+    Args:
+        rates: Windows of the learning rate.
+    """
+    return _windowed(rates, WIDE, OVER)
 
 
 def logarithmic(rates: int) -> Space:
-    """Ranges that a practitioner would search: positive, and even in the logarithm.
+    """Useful ranges.
 
-    That of the momentum is even in the logarithm of 1 - momentum, from 0.99 to 0.
+    Args:
+        rates: Windows of the learning rate.
     """
-    slack = log_uniform(0.01, 1)
     said = "logarithmic ranges of useful values, which the paper does not search"
-    return _windowed(
-        rates, log_uniform(1e-3, 1), lambda place: 1 - slack(place), log_uniform(1e-5, 1e-2), said
-    )
+    return _windowed(rates, LOG, OVER, said)
 
 
 def steps() -> Space:
@@ -48,10 +73,11 @@ def steps() -> Space:
         ),
         _dropping,
         least=5,
+        deviations=(OVER,),
     )
 
 
-def _windowed(rates: int, rate: Scale, momentum: Scale, decay: Scale, *said: str) -> Space:
+def _windowed(rates: int, ranges: Ranges, *said: str) -> Space:
     """A rate for each window of the training; one momentum and one decay for all of it."""
     names = [f"rate_{window + 1}" for window in range(rates)]
 
@@ -64,8 +90,8 @@ def _windowed(rates: int, rate: Scale, momentum: Scale, decay: Scale, *said: str
 
         return Candidate(standard(task), setting)
 
-    windows = [Dimension(name, rate) for name in names]
-    others = Dimension("momentum", momentum), Dimension("decay", decay)
+    windows = [Dimension(name, ranges.rate) for name in names]
+    others = Dimension("momentum", ranges.momentum), Dimension("decay", ranges.decay)
     return Space((*windows, *others), candidate, least=rates, deviations=said)
 
 

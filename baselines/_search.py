@@ -13,7 +13,7 @@ import torch
 from baselines._proposers import Proposer
 from baselines._space import Candidate, Space, Values
 from bench.augment.policy import Batch
-from bench.errors import PlanError
+from bench.errors import Diverged, PlanError
 from bench.train.heavy_ball import HeavyBall, heavy_ball_step
 from bench.train.learner import Learner
 from bench.train.loops import training_step
@@ -88,6 +88,7 @@ class Search:
     Attributes:
         learner: The network of the last training.
         tried: The trials so far.
+        began: RT that remained at the start.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Search:
         # The first learner and order of batches pair with other methods': they come last.
         self.learner, self.batches = session.learner(), session.batches("train")
         self.tried: list[Trial] = []
+        self.began = session.remaining
 
     def run(self) -> Candidate:
         """Prices, plans, searches, trains; what the last training had."""
@@ -112,9 +114,7 @@ class Search:
         for left in range(self.trials, 0, -1):
             to_come = left * (steps * train + validate) + final * train
             self.trial(steps, steps * train / to_come)
-        best = self.best()
-        session.log(**{f"chosen_{name}": value for name, value in best.values.items()})
-        training = self._training(best.values, self.learner, self.batches)
+        training = self._training(self.choose(), self.learner, self.batches)
         with session.slice(1.0):
             for done in range(final):
                 session.log(train_loss=training.step(done / final))
@@ -122,25 +122,53 @@ class Search:
         return training.candidate
 
     def trial(self, steps: int, share: float) -> None:
-        """Asks for a point, trains there in a share of what remains, validates, tells."""
-        session, point = self.session, self.proposer.ask()
+        """Asks for a point, trains there in a share of what remains, validates, tells.
+
+        A trial that a killed process had finished is not repeated; the proposer is asked and told
+        all the same.
+        """
+        session = self.session
+        with session.timed("propose"):
+            point = self.proposer.ask()
         values = self.space.values(point)
-        training = self._training(values, session.learner(), session.batches("train"), "search")
-        before, error = session.remaining, None
-        with session.slice(1.0):  # a trial that the budget's end cuts off has failed
-            with session.slice(share):
-                for done in range(steps):
-                    training.step(done / steps)
-            error = self.judge(training)
-        self.proposer.tell(point, error)
+        found = session.once("trial", lambda: self._tried(values, steps, share), point=point)
+        error = found["error"]
+        with session.timed("propose"):
+            self.proposer.tell(point, error)
         self.tried.append(Trial(values, error))
         session.tally(trials=1, failed_trials=int(error is None))
-        session.log(
+        session.event(
             **{f"trial_{name}": value for name, value in values.items()},
-            trial_cost=before - session.remaining,
+            trial_cost=found["cost"],
+            trial_bill=self.began - session.remaining,
             trial_error=_number(error),
             best_error=_number(self.best().error),
         )
+
+    def _tried(self, values: Values, steps: int, share: float) -> dict[str, float | None]:
+        """Trains and validates: the error, None if the trial failed, and the cost in RT."""
+        session, error = self.session, None
+        before = session.remaining
+        try:
+            with session.slice(1.0):  # a trial that the budget's end cuts off has failed
+                learner, batches = session.learner(), session.batches("train")
+                training = self._training(values, learner, batches, "search")
+                with session.slice(share):
+                    for done in range(steps):
+                        training.step(done / steps)
+                error = self.judge(training)
+        except Diverged:
+            error = None
+        return {"error": error, "cost": before - session.remaining}
+
+    def choose(self) -> Values:
+        """The best point's parameters; the trace has them, and the proposer's shares of each."""
+        session, best = self.session, self.best().values
+        with session.timed("propose"):
+            shares = self.proposer.importance() or {}
+        session.event(**{f"chosen_{name}": value for name, value in best.items()})
+        session.event(**{f"importance_{name}": share for name, share in shares.items()})
+        return best
 
     def judge(self, training: Training) -> float | None:
         """The validation error; None if a loss, or the validation loss, was not finite."""

@@ -92,7 +92,7 @@ class Space:
         dimensions: The sides of the cube.
         candidate: What the values of a point mean on a task.
         least: The fewest steps of a training in which every parameter matters.
-        deviations: How it differs from its paper's, in words.
+        deviations: What it searches, and how it differs from its paper's, in words.
     """
 
     dimensions: tuple[Dimension, ...]

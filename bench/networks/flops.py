@@ -6,8 +6,10 @@ convolutions would look dearer than the plain computation they replace.  The rul
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -46,9 +48,13 @@ class FlopCounter:
 
     Attributes:
         total: FLOPs so far.
+        aside: FLOPs inside `uncounted`, which are not in the total.
     """
 
+    _open: ClassVar[list["FlopCounter"]] = []
+
     def __init__(self) -> None:
+        self.aside = 0
         rule = {torch.ops.aten.convolution_backward: _convolution_backward}
         self._mode = FlopCounterMode(display=False, custom_mapping=rule)
         self._warnings = warnings.catch_warnings()
@@ -56,7 +62,7 @@ class FlopCounter:
     @property
     def total(self) -> int:
         """FLOPs counted so far."""
-        return int(self._mode.get_total_flops())
+        return int(self._mode.get_total_flops()) - self.aside
 
     def __enter__(self) -> "FlopCounter":
         self._warnings.__enter__()
@@ -65,11 +71,24 @@ class FlopCounter:
             "ignore", "Using `torch.compile\\(module\\)` when there are global"
         )
         self._mode.__enter__()
+        self._open.append(self)
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._open.remove(self)
         self._mode.__exit__(*error)
         self._warnings.__exit__(*error)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """A block whose FLOPs are no network's: open counters put them aside."""
+    before = [(counter, counter.total) for counter in FlopCounter._open]
+    try:
+        yield
+    finally:
+        for counter, total in before:
+            counter.aside += counter.total - total
 
 
 def unit_price(network: nn.Module, channels: int, size: int) -> int:

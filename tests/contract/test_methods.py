@@ -1,7 +1,7 @@
 """Every method of the project keeps the rules, with every choice that its options name."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -14,20 +14,43 @@ PLUGINS = discover([Path(package.__path__[0]) for package in (methods, baselines
 
 
 # What `FixedPolicy` itself does with an option, it does alike for all: some speak for the rest.
-ALIKE = {"data": ("standard", "augmix"), "proposer": ()}  # grids cost too much: test_search.py
+ALIKE = {"data": ("standard", "augmix")}
+# Options, or choices of them, that are looked at elsewhere.
+ELSEWHERE = {
+    "search": ("proposer=grid",),  # it tries all points, which cost too much: test_search.py
+    "halving": ("proposer", "space"),  # it asks and trains as `search` does
+}
+# Choices that are checked with --slow alone.
+SLOW = {
+    # BoTorch and Ax take half a minute to import; before its first model GP draws as TPE does, and
+    # `joint` contains these spaces; `recipe-wide` trains as `optimiser-wide`.
+    "search": (
+        *("proposer=botorch", "proposer=ax", "proposer=gp"),
+        *("space=randaugment", "space=recipe-log", "space=recipe-wide"),
+    ),
+}
 # What a method needs to run in the few steps that a check pays for.
-CHEAPER = {"fds": "outer=2,rates=2", "pbt": "members=2,interval=5", "search": "trials=3"}
+CHEAPER = {
+    "fds": "outer=2,rates=2",
+    "pbt": "members=2,interval=5",
+    "search": "trials=2",
+    "halving": "trials=3,least=0.3",
+    "fast-autoaugment": "folds=2,samples=2,views=1",
+}
 
 
-def specs() -> list[str]:
+def specs() -> list[Any]:
     """Every method with its defaults, and with each other value of its named choices."""
-    found = [_spec(name) for name in PLUGINS]
+    found: list[Any] = [_spec(name) for name in PLUGINS]
     for name, plugin in PLUGINS.items():
         for option, field in plugin.method.Config.model_fields.items():
             if name not in ALIKE.get(option, (name,)):
                 continue
             choices = [c for c in get_args(field.annotation) if isinstance(c, str)]
-            found += [_spec(name, f"{option}={c}") for c in choices if c != field.default]
+            for choice in (f"{option}={c}" for c in choices if c != field.default):
+                if not {option, choice} & set(ELSEWHERE.get(name, ())):
+                    slow = [pytest.mark.slow] if choice in SLOW.get(name, ()) else []
+                    found.append(pytest.param(_spec(name, choice), marks=slow))
     return found
 
 

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import baselines
 import baselines._search
-from baselines import search as searching
+from baselines import _optimiser_space
+from baselines._ask_tell import Grid, Random
 from baselines._optimiser_space import logarithmic, steps, wide
-from baselines._proposers import Grid, Random
 from baselines._search import Search, Training, Trial
 from baselines._space import Candidate, Point, Space, Values, log_uniform, one_of, uniform
 from baselines.search import SearchBaseline, SearchConfig
@@ -264,6 +264,41 @@ def test_the_best_point_trains_in_the_end(
         assert trace[f"chosen_{name}"]["value"] == [value]
 
 
+def test_the_trace_has_the_proposers_shares_of_the_parameters(small: Prepared) -> None:
+    class Weighing(Watched):
+        def importance(self) -> dict[str, float] | None:
+            return {"rate": float(len(self.told))}
+
+    session = session_of(small)
+    search = search_of(session, rates(0.1, 0.2))
+    search.proposer = Weighing(search.space.dimensions, session.rng("proposals"))
+    search.run()
+    trace = session.trace.export()
+    assert trace["importance_rate"]["value"] == [2.0], "once, after all trials"
+    assert trace["importance_rate"]["step"] == trace["chosen_rate"]["step"]
+    session = session_of(small)
+    search_of(session, rates(0.1, 0.2)).run()
+    assert not any(name.startswith("importance") for name in session.trace.export())
+
+
+def test_no_trial_is_averaged_away(small: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = 130  # more than a curve has points
+    errors = [(7 * i % many) / many for i in range(many)]
+    monkeypatch.setattr(Search, "judge", lambda *_: errors[int(session.tallies["trials"])])
+    monkeypatch.setattr(Training, "step", lambda *_: torch.zeros(()))
+    session = session_of(small, 3.0)
+    session.tallies["trials"] = 0
+    search = search_of(session, rates(*(0.01 * (i + 1) for i in range(many))))
+    for _ in range(many):
+        search.trial(1, 1.0)
+    search.choose()
+    trace = session.trace.export()
+    assert trace["trial_rate"]["value"] == [0.01 * (i + 1) for i in range(many)]
+    assert trace["trial_error"]["value"] == errors
+    assert trace["best_error"]["value"] == [min(errors[: i + 1]) for i in range(many)]
+    assert all(trace[name]["whole"] for name in ("trial_cost", "trial_bill", "chosen_rate"))
+
+
 def test_it_finds_the_rate_that_learns(small: Prepared) -> None:
     session = session_of(small, 3.0)
     search = search_of(session, rates(1e-7, 0.1, 1e-6))
@@ -304,7 +339,7 @@ def test_trials_leave_the_last_trainings_crops_alone(small: Prepared) -> None:
     search = search_of(session, rates(0.1, 0.2))
     search.trial(5, 0.5)
     assert torch.equal(session.rng("policy").get_state(), fresh.rng("policy").get_state())
-    assert not torch.equal(session.rng("search").get_state(), fresh.rng("search").get_state())
+    assert torch.equal(session.rng("search").get_state(), fresh.rng("search").get_state())
 
 
 def test_a_trial_that_diverges_is_billed_and_told_as_failed(small: Prepared) -> None:
@@ -354,14 +389,14 @@ def test_a_validation_loss_that_is_not_finite_is_enough(small: Prepared) -> None
 def test_if_all_trials_fail_the_first_is_taken_and_the_run_says_so(
     small: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "steps", lambda: rates(1e30, 1e31))
+    monkeypatch.setattr(_optimiser_space, "steps", lambda: rates(1e30, 1e31))
     session = session_of(small)
     fitted = run(session, proposer="grid", space="optimiser-steps")
     assert session.trace.export()["chosen_rate"]["value"] == [1e30]
     assert "every trial failed; the last training has the first one's parameters" in (
         fitted.deviations
     )
-    monkeypatch.setattr(searching, "steps", lambda: rates(1e30, 0.1))
+    monkeypatch.setattr(_optimiser_space, "steps", lambda: rates(1e30, 0.1))
     fitted = run(session_of(small), proposer="grid", space="optimiser-steps")
     assert not any("failed" in text for text in fitted.deviations)
 
@@ -420,11 +455,15 @@ def test_a_step_waits_for_no_device(small: Prepared) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("proposer=grid", "optimiser-wide has infinitely many: add space=optimiser-steps"),
+        (
+            "proposer=grid",
+            "proposer=grid cannot search space=optimiser-wide: a grid goes over finitely many "
+            "points; it can search optimiser-steps, regularisers-grid, randaugment",
+        ),
         ("proposer=grid,space=optimiser-steps,trials=3", "each of its 135 points once; leave"),
-        ("space=optimiser-steps,trials=136", "135 points, and none is tried twice"),
+        ("space=optimiser-steps,trials=136", "135 points, and proposer=random tries none twice"),
         ("space=optimiser-steps,rates=3", "rates=3: space=optimiser-steps has no windows"),
-        ("proposer=sobol", "proposer: 'sobol'"),
+        ("proposer=simplex", "proposer: 'simplex'"),
         ("space=optimiser", "space: 'optimiser'"),
         ("final_fraction=1", "final_fraction: '1'"),
         ("trials=0", "trials: '0'"),
@@ -465,6 +504,6 @@ def test_a_run_names_what_differs_from_the_paper(
 @pytest.mark.slow
 def test_a_grid_keeps_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     """The contract tests cannot pay for 135 points."""
-    monkeypatch.setattr(searching, "steps", lambda: rates(0.05, 0.1))
+    monkeypatch.setattr(_optimiser_space, "steps", lambda: rates(0.05, 0.1))
     findings = conformance("search[proposer=grid,space=optimiser-steps]", PLUGINS)
     assert [finding for finding in findings if not finding.ok] == []
