@@ -19,10 +19,16 @@ PACKAGES = (
     "optuna", "cmaes", "botorch", "gpytorch", "ax-platform",
 )  # fmt: skip
 
+MAKERS = {
+    "data", "augment", "networks", "train", "method.py", "points.py", "rng.py", "runner.py",
+    "stage.py",
+}  # fmt: skip
+"""Folders and files of `bench/` on which the bits of a result depend."""
+
 
 @dataclass(frozen=True)
 class Origin:
-    """The code that computes: the digest of `bench/` and the checkout's commit.
+    """The code that computes: the digest of what makes results, and the checkout's commit.
 
     Read once, when a campaign begins: its processes hold that code, whatever is edited later.
     """
@@ -67,15 +73,16 @@ def git_state() -> str:
 
 
 def bench_digest() -> str:
-    """SHA-256 prefix of all Python and C files of `bench/` that a result can depend on.
+    """SHA-256 prefix of the files of `bench/` that make a result.
 
-    The report, the command line and the suites are left out: they make no result.
+    Left out is what plans, keeps, shows or publishes results: it can change between two records of
+    one table without a doubt about either.
     """
     total = hashlib.sha256()
     folder = Path(__file__).parent
     for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.c")]):
         name = path.relative_to(folder).as_posix()
-        if not name.startswith("report/") and name not in {"cli.py", "progress.py"}:
+        if name.partition("/")[0] in MAKERS:
             total.update(name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:16]
 

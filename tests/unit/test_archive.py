@@ -1,11 +1,13 @@
 """Which runs are finished, which records are superseded."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench import environment
 from bench.archive import Archive
 from bench.config import RunConfig
 from bench.data.sources import canonical
@@ -97,3 +99,20 @@ def test_other_settings_under_one_task_name_are_refused(tmp_path: Path) -> None:
 )
 def test_canonical_names_hold_no_path(spec: str, name: str) -> None:
     assert canonical(spec) == name
+
+
+def test_the_digest_covers_what_makes_results_and_nothing_else(tmp_path, monkeypatch):
+    folder = tmp_path / "bench"
+    shutil.copytree(
+        environment.ROOT / "bench", folder, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    assert {entry.name for entry in folder.iterdir()} >= environment.MAKERS
+    monkeypatch.setattr(environment, "__file__", str(folder / "environment.py"))
+    before = environment.bench_digest()
+    for name in ("cli.py", "drive.py", "report/rows.py"):
+        (folder / name).write_text("changed")
+        assert environment.bench_digest() == before
+    for name in ("stage.py", "train/session.py", "augment/native.c"):
+        (folder / name).write_text("changed")
+        assert environment.bench_digest() != before
+        before = environment.bench_digest()
