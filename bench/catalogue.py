@@ -7,7 +7,7 @@ from typing import Any
 from bench import networks
 from bench.augment.space import Space
 from bench.augment.spaces import SPACES
-from bench.config import SUITES, load_suite
+from bench.config import load_suite, suite_files
 from bench.data import sources
 from bench.plugins import Plugin
 
@@ -22,23 +22,23 @@ def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
         return list(sources.known().items())
     if what == "spaces":
         return [(name, _space(space)) for name, space in SPACES.items()]
-    suites = [load_suite(path.stem) for path in sorted(SUITES.glob("*.toml"))]
+    suites = {name: load_suite(name) for name in suite_files()}
     if what == "suites":
         return [
             (
-                suite.name,
+                name,
                 f"{suite.title}; {sum(len(t.distort) for t in suite.tasks)} tasks × "
                 f"{len(suite.methods)} methods × {suite.seeds} seeds at "
                 f"{', '.join(f'{b:g}' for b in suite.budgets)} RT, {suite.track} track",
             )
-            for suite in suites
+            for name, suite in suites.items()
         ]
     return [
         (
             f"{task.data} · {task.distort} · {task.network}",
-            f"{suite.name}: {task.recipe.steps} steps of {task.recipe.batch_size}",
+            f"{name}: {task.recipe.steps} steps of {task.recipe.batch_size}",
         )
-        for suite in suites
+        for name, suite in suites.items()
         for group in suite.tasks
         for task in group.tasks()
     ]

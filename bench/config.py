@@ -131,21 +131,42 @@ def run_hash(config: RunConfig, data: str, fingerprint: str, source: str) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def suite_files() -> dict[str, Path]:
+    """The project's suites by name; one in a subfolder is called e.g. `paper/gar`."""
+    paths = sorted(SUITES.rglob("*.toml"))
+    return {path.relative_to(SUITES).with_suffix("").as_posix(): path for path in paths}
+
+
+def folder_name(suite: str) -> str:
+    """The folder of a suite's records below `results/`: that of `paper/gar` is `paper-gar`.
+
+    One level, so that a record is at the same depth in every suite.
+    """
+    return suite.replace("/", "-")
+
+
+def find_suite(name: str) -> Path | None:
+    """A suite's file, by its name or the name of its folder of records; None if there is none."""
+    by_folder = {folder_name(each): path for each, path in suite_files().items()}
+    return by_folder.get(folder_name(name))
+
+
 def load_suite(name: str) -> Suite:
     """Reads a suite by name, or from a TOML file.
 
     Raises:
         ConfigError: If there is no such suite or it is not valid.
     """
-    path = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.toml")))
+    path = Path(name) if name.endswith(".toml") else find_suite(name)
+    if path is None or not path.is_file():
+        known = ", ".join(suite_files())
         raise ConfigError(f"--suite {name!r}: no such suite or file; the suites are {known}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--suite {name!r}: the file is not valid TOML: {error}") from error
-    content.setdefault("name", path.stem)
+    own = (each for each, file in suite_files().items() if file == path.resolve())
+    content.setdefault("name", folder_name(next(own, path.stem)))
     return validated(Suite, content, f"--suite {name!r}")
 
 

@@ -4,27 +4,40 @@
 has no finished record yet, and is the only writer of records.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from bench import progress
 from bench.archive import Archive
 from bench.augment import native
-from bench.config import SUITES, RunConfig, Suite, TaskConfig, load_suite, run_hash
+from bench.config import (
+    RunConfig,
+    Suite,
+    TaskConfig,
+    find_suite,
+    folder_name,
+    load_suite,
+    run_hash,
+)
 from bench.data.sources import canonical, fingerprint
 from bench.environment import Origin
+from bench.errors import ConfigError
 from bench.executor import LocalProcesses, Started
+from bench.outline import outlined
 from bench.partial import Partial
 from bench.plugins import Plugin, Selected, select
 from bench.request import Request, slots_of, suite_of
 from bench.runner import DataOptions
 from bench.train import features
 from bench.train.prepare import Prepared, prepare
-from bench.train.reference import reference_price
 from bench.worker import Done, Job, Part, Tick
+
+if TYPE_CHECKING:
+    from bench.report.table import Leaderboard
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
     data = DataOptions(request.root, request.memory_limit, request.skip_corrupt)
     slots, device = slots_of(request)
     suite = suite_of(request, data, device)
+    if suite.track == "gpu" and device == "cpu":
+        slots, device = ["0"], "cuda"  # a dry run, on another machine than will run it
     selected = {text: select(plugins, text) for text in suite.methods}
     archive, origin = Archive.read(request.results, suite.name), Origin.read()
     prints: dict[str, tuple[str, str]] = {}
@@ -77,7 +92,7 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
             "note: augmentation runs on tensors, some times slower and with the same results: "
             "no C compiler was found"
         )
-    _rehearse(left, data)
+    _rehearse([job for job in left if not _outlined(job, request)], data)
     left, partials = _continued(left, archive)
     return Campaign(request, suite, archive, left, finished, slots, device, partials)
 
@@ -116,38 +131,75 @@ def publish(
     results: Path, suite: str, reference: str | None = None, picture: Path | None = None
 ) -> None:
     """Writes a suite's leaderboard files and prints its tables, also as an SVG if wanted."""
-    from bench.report import console, leaderboard
+    from bench.report import leaderboard
 
-    if reference is None and (SUITES / f"{suite}.toml").is_file():
-        reference = load_suite(suite).reference
+    suite, reference = _compared(suite, reference)
     tables, paths = leaderboard.write(results, suite, reference=reference)
+    _show(tables, paths, picture)
+
+
+def beside(
+    results: Path,
+    suite: str,
+    own: Sequence[Path],
+    reference: str | None = None,
+    picture: Path | None = None,
+    output: Path | None = None,
+) -> None:
+    """Prints a suite's tables with a user's own records; writes none but into `output`.
+
+    Raises:
+        ConfigError: If no own record can join, or `output` holds records itself.
+    """
+    from bench.report import leaderboard
+    from bench.report.own import tabulate
+
+    if output is not None and (output / "runs").is_dir():
+        raise ConfigError(f"--output {output}: its tables must come from the records in it alone")
+    suite, reference = _compared(suite, reference)
+    tables = tabulate(results, suite, own, reference)
+    try:
+        paths = [] if output is None else leaderboard.save(tables, output)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"--output {output}: {error.strerror}") from error
+    _show(tables, paths, picture)
+
+
+def _compared(suite: str, reference: str | None) -> tuple[str, str | None]:
+    """A suite's folder, and the row to compare with: by default the one that its TOML names."""
+    suite = folder_name(suite)
+    if reference is None and find_suite(suite) is not None:
+        reference = load_suite(suite).reference
+    return suite, reference
+
+
+def _show(tables: "Iterable[Leaderboard]", paths: Iterable[Path], picture: Path | None) -> None:
+    from bench.report import console
+
     for table in tables:
         progress.table(table.title, *console.rows(table), console.notes(table), picture)
     for path in paths:
         progress.say(f"wrote {path}")
 
 
-def projection(campaign: Campaign) -> str:
-    """What a campaign would cost: runs, RT, and time on this machine (an upper bound)."""
-    lines, total = [], 0.0
-    tasks: dict[str, list[Job]] = {}
-    for job in campaign.jobs:
-        tasks.setdefault(job.config.task.model_dump_json(), []).append(job)
-    for jobs in tasks.values():
-        config = jobs[0].config
-        task = _prepared(config, jobs[0].data, campaign.device).task
-        price = reference_price(task, timed_steps=5, compiled=config.compile)
-        rt = sum(job.config.budget for job in jobs)
-        total += rt * price.seconds
-        lines.append(
-            f"{canonical(config.task.data)} · {config.task.distort} · {config.task.network}: "
-            f"{len(jobs)} runs, at most {rt:g} RT of {price.flops / 1e12:.3g} TFLOP or "
-            f"{price.seconds:.3g} s"
-        )
-    done, left, slots = len(campaign.finished), len(campaign.jobs), len(campaign.slots)
-    lines.append(f"{done + left} runs, {done} of them finished; {left} to run, {slots} at a time")
-    lines.append(f"projected time on this machine: at most {total / slots / 60:.1f} minutes")
-    return "\n".join(lines)
+def prepared(config: RunConfig, data: DataOptions, device: str = "cpu") -> Prepared:
+    """Loads, splits and distorts the data of a run.
+
+    Raises:
+        ConfigError, DataError: If the data are not there or unreadable, or the network is unknown.
+    """
+    task: TaskConfig = config.task
+    with progress.decoding() as report:
+        source = data.source(task.data, task.size, report)
+    return prepare(
+        source,
+        distort=task.distort,
+        network=task.network,
+        recipe=task.recipe,
+        seed=config.seed,
+        device=torch.device(device),
+        val_fraction=task.val_fraction,
+    )
 
 
 def _job(
@@ -176,6 +228,11 @@ def _continued(jobs: list[Job], archive: Archive) -> tuple[list[Job], dict[str, 
     return jobs, partials
 
 
+def _outlined(job: Job, request: Request) -> bool:
+    """Whether a job's data need not be there, because nothing but a plan is wanted."""
+    return request.dry_run and outlined(job.config.task.data)
+
+
 def _rehearse(jobs: list[Job], data: DataOptions) -> None:
     """Loads and prepares each task that will run once, so that its errors come before any work.
 
@@ -184,25 +241,10 @@ def _rehearse(jobs: list[Job], data: DataOptions) -> None:
     tasks = {job.config.task.model_dump_json(): job.config for job in jobs}
     keep = any(job.keep_features for job in jobs)
     for config in tasks.values():
-        prepared = _prepared(config, data)
+        ready = prepared(config, data)
         if keep:
             with torch.device("meta"):
-                features.check(prepared.task.network())
-
-
-def _prepared(config: RunConfig, data: DataOptions, device: str = "cpu") -> Prepared:
-    task: TaskConfig = config.task
-    with progress.decoding() as report:
-        source = data.source(task.data, task.size, report)
-    return prepare(
-        source,
-        distort=task.distort,
-        network=task.network,
-        recipe=task.recipe,
-        seed=config.seed,
-        device=torch.device(device),
-        val_fraction=task.val_fraction,
-    )
+                features.check(ready.task.network())
 
 
 def _settle(done: Done, archive: Archive) -> tuple[str, bool]:

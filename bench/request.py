@@ -45,6 +45,7 @@ class Request:
     skip_corrupt: bool
     results: Path
     keep_features: bool = False
+    dry_run: bool = False
 
 
 def suite_of(request: Request, data: DataOptions, device: str) -> Suite:
@@ -75,7 +76,7 @@ def suite_of(request: Request, data: DataOptions, device: str) -> Suite:
     if request.track is not None:
         changes["track"] = request.track
     suite = validated(Suite, suite.model_dump() | changes, "run")
-    if suite.track == "gpu" and device != "cuda":
+    if suite.track == "gpu" and device != "cuda" and not request.dry_run:
         raise ConfigError("--track gpu needs a CUDA device; --track portable binds on FLOPs")
     return suite
 

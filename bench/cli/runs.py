@@ -44,13 +44,25 @@ def run(
         bool,
         typer.Option("--keep-features", help="Keep features of test images, for `points`."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only print what would run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only print what would run, and for how long; downloads nothing.")
+    ] = False,
+    assume_tflops: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="With --dry-run: this device's sustained TFLOP/s, not timed."
+        ),
+    ] = None,
     results: Results = Path("results"),
     plugin: Plugins = None,
 ) -> None:
     """Runs a suite, or your own data, and prints the leaderboard.  Resumes by default."""
     from bench import drive
+    from bench.errors import ConfigError
     from bench.request import Request
+
+    if assume_tflops is not None and not dry_run:
+        raise ConfigError("--assume-tflops goes with --dry-run: a run is timed as it is")
 
     request = Request(
         suite=suite,
@@ -73,10 +85,15 @@ def run(
         skip_corrupt=skip_corrupt,
         results=results,
         keep_features=keep_features,
+        dry_run=dry_run,
     )
-    campaign = drive.plan(request, plugins(plugin))
+    found = plugins(plugin)
+    campaign = drive.plan(request, found)
     if dry_run:
-        typer.echo(drive.projection(campaign))
+        from bench.projection import Assumption, projection
+
+        assumption = None if assume_tflops is None else Assumption(assume_tflops)
+        typer.echo(projection(campaign, found, assumption))
         return
     if not drive.complete(campaign):
         raise typer.Exit(1)

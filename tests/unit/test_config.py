@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from bench import config as module
 from bench.config import (
-    SUITES,
     RunConfig,
     Suite,
     TaskConfig,
+    folder_name,
     load_suite,
     parse_spec,
     run_hash,
+    suite_files,
     validated,
 )
 from bench.errors import ConfigError
@@ -62,10 +63,10 @@ def message_of(folder: Path, text: str) -> str:
 # Suites
 
 
-@pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)
-def test_suites_of_the_project_load_and_expand(path: Path) -> None:
-    suite = load_suite(path.stem)
-    assert suite.name == path.stem
+@pytest.mark.parametrize("name", suite_files())
+def test_suites_of_the_project_load_and_expand(name: str) -> None:
+    suite = load_suite(name)
+    assert suite.name == folder_name(name)
     assert suite.title
     runs = list(suite.runs(device="cpu", threads=1, compiled=False))
     tasks = sum(len(task.distort) for task in suite.tasks)
@@ -155,8 +156,8 @@ def test_an_unknown_suite_lists_those_there_are(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_suite(name)
     assert repr(name) in str(caught.value)
-    for path in SUITES.glob("*.toml"):
-        assert path.stem in str(caught.value)
+    for known in suite_files():
+        assert known in str(caught.value)
 
 
 def test_an_impossible_distortion_is_a_config_error(tmp_path: Path) -> None:
