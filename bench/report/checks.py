@@ -65,14 +65,14 @@ def _one_task_a_name(records: Iterable[Record]) -> None:
             continue
         first = seen.setdefault((record.task.name, record.seed), record)
         assert first.task is not None
-        if _data(first.task) != _data(record.task):
+        if content(first.task) != content(record.task):
             raise RecordError(
                 f"records {first.hash} and {record.hash} call different data or recipes "
                 f"{record.task.name}, seed {record.seed}: they cannot be compared"
             )
 
 
-def _data(task: TaskInfo) -> tuple[object, ...]:
+def content(task: TaskInfo) -> tuple[object, ...]:
     """What the name leaves out: the source's content, the share of it used, and the recipe."""
     return task.digest, task.sizes, task.train_counts, task.recipe
 

@@ -1,6 +1,6 @@
 """Builds the leaderboards of a suite from its records and writes them: pure and re-runnable."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from bench.errors import RecordError
 from bench.record import Record, read_records, write_text
 from bench.report.checks import check, conditions
 from bench.report.matrix import Runs, matrix
+from bench.report.paper import Published
 from bench.report.render import csv, markdown
 from bench.report.rows import table_rows
 from bench.report.statistics import Admission
@@ -22,7 +23,7 @@ def build(
     reference: str | None = None,
     budget: float | None = None,
     track: str | None = None,
-    paper: Mapping[str, str] | None = None,
+    numbers: Sequence[Published] | None = None,
 ) -> list[Leaderboard]:
     """One leaderboard per budget, the smallest first.
 
@@ -32,7 +33,7 @@ def build(
         reference: Specification of the row that Δ is taken against; by default filled `standard`.
         budget: The one budget to show, in RT; by default every budget there is.
         track: The track to show, where a suite ran on both.
-        paper: Method specification to the paper's own number, as text.
+        numbers: The papers' numbers to choose from; by default all of `paper.published()`.
 
     Raises:
         RecordError: If the records may not be mixed (see `checks.check`), or none is of the budget
@@ -44,7 +45,7 @@ def build(
     tables = []
     for size in sorted({record.budget for record in chosen}):
         part = [record for record in chosen if record.budget == size]
-        tables.append(_table(part, reference, paper or {}, conditions(part)))
+        tables.append(_table(part, reference, conditions(part), numbers))
     return tables
 
 
@@ -55,14 +56,14 @@ def write(
     reference: str | None = None,
     budget: float | None = None,
     track: str | None = None,
-    paper: Mapping[str, str] | None = None,
+    numbers: Sequence[Published] | None = None,
 ) -> tuple[list[Leaderboard], list[Path]]:
     """Writes `leaderboard.csv` and `leaderboard.md` of a suite from its records on disk.
 
     Args:
         results: The folder that holds `SUITE/runs`.
         suite: The suite's name.
-        reference: As for `build`; so are `budget`, `track` and `paper`.
+        reference: As for `build`; so are `budget`, `track` and `numbers`.
 
     Returns:
         The tables, for a terminal to show, and the paths of the files.
@@ -72,20 +73,24 @@ def write(
     """
     records = read_records(results, suite)
     tables = build(
-        records, suite=suite, reference=reference, budget=budget, track=track, paper=paper
+        records, suite=suite, reference=reference, budget=budget, track=track, numbers=numbers
     )
-    paths = []
-    for name, text in (("leaderboard.csv", csv(tables)), ("leaderboard.md", markdown(tables))):
-        paths.append(results / suite / name)
-        write_text(paths[-1], text)
-    return tables, paths
+    return tables, save(tables, results / suite)
+
+
+def save(tables: Sequence[Leaderboard], folder: Path) -> list[Path]:
+    """Writes tables as `leaderboard.csv` and `leaderboard.md` into a folder; returns the paths."""
+    texts = {"leaderboard.csv": csv(tables), "leaderboard.md": markdown(tables)}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
 
 
 def _table(
     records: Sequence[Record],
     wanted: str | None,
-    paper: Mapping[str, str],
     said: list[str],
+    numbers: Sequence[Published] | None,
 ) -> Leaderboard:
     """The table of records that share suite, track and budget."""
     runs = matrix(records)
@@ -99,7 +104,7 @@ def _table(
         wanted=name,
         tasks=runs.tasks,
         seeds=sorted({seed for _, seed in runs.pairs}),
-        rows=table_rows(records, runs, reference, paper),
+        rows=table_rows(records, runs, reference, numbers),
         conditions=said,
         admission=verdict,
         admitted_by=pair,

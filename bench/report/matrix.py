@@ -3,6 +3,7 @@
 A *pair* is a (task, seed): the block within which methods are compared.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
@@ -129,8 +130,11 @@ def _impute(
 
 
 def _without_augmentation(specs: Sequence[str]) -> list[int]:
-    """The rows of the method `none`, the preferred one first: natural, then filled, then any."""
-    found = [row for row, spec in enumerate(specs) if spec.split("[")[0] == "none"]
+    """The rows of the method `none`, the preferred one first: natural, then filled, then any.
+
+    Not `none (local)`, a user's own row beside the committed ones.
+    """
+    found = [row for row, spec in enumerate(specs) if re.fullmatch(r"none(\[.*\])?", spec)]
     order = {"none": 0, "none[length=filled]": 1}
     return sorted(found, key=lambda row: (order.get(specs[row], 2), specs[row]))
 

@@ -7,9 +7,9 @@ from bench.report.rows import UNRANKED_FLAGS
 from bench.report.table import Leaderboard, Row
 from bench.report.text import NOTHING
 
-IMPUTED, FLAGGED, INCOMPLETE, UNADJUSTED, PRIVILEGED = "†", "‡", "§", "°", "¶"
-"""Marks of a row with failed runs, a flagged bill, missing runs, of an unadjusted p, and of a row
-that trains on the clean validation images."""
+IMPUTED, FLAGGED, INCOMPLETE, UNADJUSTED, PRIVILEGED, JOINED = "†", "‡", "§", "°", "¶", "⊕"
+"""Marks of a row with failed runs, a flagged bill, missing runs, of an unadjusted p, of a row that
+trains on the clean validation images, and of a user's own row."""
 
 
 def label(row: Row) -> str:
@@ -27,6 +27,7 @@ def marks(row: Row) -> str:
         (row.flags, FLAGGED),
         (row.missing, INCOMPLETE),
         (row.clean_labels == "training", PRIVILEGED),
+        (row.joined, JOINED),
     )
     return "".join(mark for fact, mark in told if fact)
 
@@ -132,16 +133,19 @@ def _columns(board: Leaderboard) -> list[str]:
             "scaled: the budget is that share of the least with which the method does what its "
             "paper describes."
         )
-    if any(row.paper for row in board.rows):
+    if any(row.published for row in board.rows):
         notes.append(
-            "paper: its own number, with another network, length and selection rule unless said."
+            "paper: error in percent that a paper states, not comparable with the measured one "
+            'unless it says so: see "Papers\' numbers" below.'
         )
     return notes
 
 
 def _marked(board: Leaderboard) -> list[str]:
     """Who bears which mark, and why."""
-    return [*_failed(board), *_flagged(board), *_incomplete(board), *_privileged(board)]
+    joined = [f"{JOINED} {row.spec}: {row.joined}." for row in board.rows if row.joined]
+    marked = [*_failed(board), *_flagged(board), *_incomplete(board), *_privileged(board)]
+    return [*marked, *joined]
 
 
 def _privileged(board: Leaderboard) -> list[str]:

@@ -5,7 +5,7 @@ from math import isnan
 
 import pandas as pd
 
-from bench.report import notes
+from bench.report import ladder, notes, quotes
 from bench.report.statistics import Effect
 from bench.report.table import Cell, Leaderboard, Row
 from bench.report.text import NOTHING, cell, count, number, p_value, percent, seconds, share, span
@@ -40,6 +40,9 @@ TEXTS = ("suite", "track", "method", "unranked", "placebo", "clean_labels", "fla
 def csv(boards: Sequence[Leaderboard]) -> str:
     """All rows of all tables with all columns; errors, shares and Δ in percent."""
     lines = [_record(board, row) for board in boards for row in board.rows]
+    if any(row.joined for board in boards for row in board.rows):
+        made = (row.joined for board in boards for row in board.rows)
+        lines = [line | {"joined": cell(text)} for line, text in zip(lines, made, strict=True)]
     return str(pd.DataFrame(lines, dtype=str).to_csv(index=False, lineterminator="\n"))
 
 
@@ -111,7 +114,7 @@ def _provenance(row: Row) -> dict[str, str]:
         "seeds_low": number(row.seeds[0]),
         "seeds_high": number(row.seeds[1]),
         "flags": " ".join(row.flags),
-        "paper": row.paper,
+        "paper": quotes.full(row.published),
         "record_hash": row.digest,
     }
 
@@ -119,6 +122,9 @@ def _provenance(row: Row) -> dict[str, str]:
 def markdown(boards: Sequence[Leaderboard]) -> str:
     """One section per table under the suite's title."""
     parts = [f"# Leaderboard: {escape(boards[0].suite)}"] if boards else []
+    if len(boards) > 1:
+        parts += ["## Error against budget", escape(ladder.RULE)]
+        parts.append(_table(ladder.heads(boards), ladder.lines(boards)))
     for board in boards:
         parts += _section(board)
     return "\n\n".join(parts) + "\n"
@@ -137,6 +143,9 @@ def _section(board: Leaderboard) -> list[str]:
     parts.append(_list(map(escape, notes.footnotes(board))))
     parts += ["### Test error per task (%)", _per_task(board)]
     parts += ["### What was done (means over finished runs)", _what(board)]
+    quoted = quotes.lines(board.rows)
+    if quoted:
+        parts += ["### Papers' numbers", escape(quotes.RULE), _table(quotes.HEADS, quoted)]
     told = notes.deviations(board.rows)
     if told:
         parts += ["### Departures from the papers, as declared", _list(map(escape, told))]
@@ -144,8 +153,8 @@ def _section(board: Leaderboard) -> list[str]:
 
 
 def _shown(board: Leaderboard) -> list[Row]:
-    """The first rows, and the reference row wherever it stands."""
-    rest = [row for row in board.rows[SHOWN:] if row.spec == board.reference]
+    """The first rows, and the reference and a user's own rows wherever they stand."""
+    rest = [row for row in board.rows[SHOWN:] if row.spec == board.reference or row.joined]
     return board.rows[:SHOWN] + rest
 
 
@@ -165,7 +174,7 @@ def _main(board: Leaderboard, row: Row) -> list[str]:
         row.clean_labels,
         f"{row.failures}/{row.expected}",
         span(*row.seeds),
-        row.paper or NOTHING,
+        quotes.short(row.published) or NOTHING,
         row.digest,
     ]
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from bench.record import Record
 from bench.report import statistics
+from bench.report.beside import Beside, of_records
 from bench.report.matrix import SCORES, WORK, Runs
+from bench.report.paper import Published
 from bench.report.statistics import Array, Effect
 from bench.report.table import Cell, Row
 
@@ -21,13 +23,23 @@ PLACEBOS = ("uniform", "shuffled", "replay", "uniformaugment")
 
 
 def table_rows(
-    records: Sequence[Record], runs: Runs, reference: int | None, paper: Mapping[str, str]
+    records: Sequence[Record],
+    runs: Runs,
+    reference: int | None,
+    numbers: Sequence[Published] | None = None,
 ) -> list[Row]:
-    """All rows of a table, sorted by place, then error, then name; unranked ones last."""
+    """All rows of a table, sorted by place, then error, then name; unranked ones last.
+
+    Args:
+        records: The table's.
+        runs: The same as matrices.
+        reference: The row that Δ is taken against.
+        numbers: The papers' numbers to choose from; by default all there are.
+    """
     infos = [_of(records, spec) for spec in runs.specs]
     rows = [
-        _row(infos[row], runs, row, reference, paper.get(spec, ""))
-        for row, spec in enumerate(runs.specs)
+        _row(info, runs, row, reference, of_records(info, numbers))
+        for row, info in enumerate(infos)
     ]
     rows = _with_placebos(_adjusted(rows), infos, runs)
     return sorted(_placed(rows, runs), key=_order)
@@ -37,7 +49,13 @@ def _of(records: Iterable[Record], spec: str) -> list[Record]:
     return [record for record in records if record.method.spec == spec]
 
 
-def _row(records: list[Record], runs: Runs, row: int, reference: int | None, paper: str) -> Row:
+def _row(
+    records: list[Record],
+    runs: Runs,
+    row: int,
+    reference: int | None,
+    beside: tuple[Beside, ...],
+) -> Row:
     method = records[0].method
     differences = {} if reference is None else runs.differences("error", row, reference)
     compared = reference is not None and reference != row
@@ -72,7 +90,7 @@ def _row(records: list[Record], runs: Runs, row: int, reference: int | None, pap
         flags=tuple(flags),
         failure_types=tuple(kinds),
         deviations=tuple(sorted({text for r in records for text in r.method.deviations})),
-        paper=paper,
+        published=beside,
         digest=sha256("\n".join(sorted(r.hash for r in records)).encode()).hexdigest()[:8],
     )
 

@@ -5,6 +5,7 @@ Errors, shares and differences are fractions here and become percent only in pri
 
 from dataclasses import dataclass
 
+from bench.report.beside import Beside
 from bench.report.statistics import Admission, Effect, Place
 
 
@@ -43,7 +44,9 @@ class Row:
         stand_ins: The rows whose scores stand in for its failed runs.
         seeds: Fewest and most finished runs on a task.
         scaled: Smallest and largest share of the method's smallest faithful budget, or None.
+        published: The papers' numbers that stand beside the row's, at most one a task.
         digest: First 8 hex digits of SHA-256 over the row's sorted record hashes.
+        joined: How a user's own row was made, see `bench.report.join`; empty for committed ones.
     """
 
     spec: str
@@ -70,8 +73,9 @@ class Row:
     flags: tuple[str, ...]
     failure_types: tuple[str, ...]
     deviations: tuple[str, ...]
-    paper: str
+    published: tuple[Beside, ...]
     digest: str
+    joined: str = ""
 
 
 @dataclass(frozen=True)

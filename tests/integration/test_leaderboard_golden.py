@@ -8,19 +8,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from report_records import GOLDEN, SUITE, golden_records, make, save
+from report_records import GOLDEN, SUITE, golden_numbers, golden_records, make, save
 
 from bench.errors import RecordError
 from bench.record import record_path
 from bench.report.leaderboard import write
 
-PAPER = {"gar": "2.1 (Table 2, WRN-28-10)"}
-
 
 @pytest.mark.parametrize("name", ["leaderboard.csv", "leaderboard.md"])
 def test_files_are_the_golden_ones(tmp_path, name):
     save(golden_records(), tmp_path)
-    tables, paths = write(tmp_path, SUITE, paper=PAPER)
+    tables, paths = write(tmp_path, SUITE, numbers=golden_numbers())
     assert [table.title for table in tables] == ["demo: 3 RT, portable track"]
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         f"{SUITE}/leaderboard.csv",

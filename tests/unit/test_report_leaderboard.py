@@ -110,7 +110,7 @@ def test_budgets_are_separate_tables_smallest_first():
     ten = [make(REFERENCE, seed=0, budget=10.0, hash="ten")]
     found = build([*ten, *STANDARD], suite=SUITE)
     assert [each.budget for each in found] == [3.0, 10.0]
-    assert markdown(found).count("\n## ") == 2
+    assert markdown(found).count("\n## demo: ") == 2
     (only,) = build([*ten, *STANDARD], suite=SUITE, budget=10.0)
     assert only.budget == 10.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from report_records import SUITE, golden_records, make
+from report_records import SUITE, golden_numbers, golden_records, make
 
 from bench.report.leaderboard import build
 from bench.report.render import MAIN, SHOWN, TEXTS, csv, markdown
@@ -110,13 +110,14 @@ EVIL = "=cmd|'/c calc'!A1\n`<script>`"
 
 def evil_board():
     records = [make(EVIL, seed=seed, error=0.1 + seed / 100) for seed in range(2)]
-    return build(records, suite=SUITE, paper={EVIL: "-2+3"})
+    evil = golden_numbers()[0].model_copy(update={"specs": (EVIL,), "printed": "-2", "row": EVIL})
+    return build(records, suite=SUITE, numbers=[evil.model_copy(update={"metric": "error"})])
 
 
 def test_evil_names_reach_neither_sheet_nor_page():
     table = list(reader.DictReader(io.StringIO(csv(evil_board()))))
     assert [line["method"] for line in table] == ["'" + EVIL]
-    assert table[0]["paper"] == "'-2+3"
+    assert table[0]["paper"].startswith("'-2; GAR, Table 2, =cmd")
     text = markdown(evil_board())
     assert "<script>" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("| 1 [1]")]
