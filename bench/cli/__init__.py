@@ -7,6 +7,8 @@ import typer
 
 from bench.cli.authoring import check, list_, new
 from bench.cli.pictures import export, points, preview, timeline
+from bench.cli.publishing import publish
+from bench.cli.reports import report
 from bench.cli.runs import run
 from bench.cli.tables import leaderboard
 
@@ -21,6 +23,8 @@ app = typer.Typer(
 for name, command in {
     "run": run,
     "leaderboard": leaderboard,
+    "report": report,
+    "publish": publish,
     "preview": preview,
     "timeline": timeline,
     "points": points,

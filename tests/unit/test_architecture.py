@@ -33,6 +33,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Library -> its only importer.
 IMPORTERS = {
     "pandas": "bench.report",
+    "altair": "bench.report",
+    "vl_convert": "bench.report",
+    "jinja2": "bench.report",
     "optuna": "baselines",
     "botorch": "baselines",
     "gpytorch": "baselines",
@@ -290,13 +293,16 @@ def test_the_other_checks_find_what_they_should(sources: Sources) -> None:
 
 # Laziness
 
-HEAVY = ("torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "pyarrow")
+HEAVY = (
+    "torch", "torchvision", "timm", "pandas", "numpy", "scipy", "sklearn", "pyarrow",
+    "altair", "vl_convert", "jinja2", "optuna", "botorch", "ax",
+)  # fmt: skip
 HELP = f"""
 import sys
 import bench.cli
 heavy = [name for name in {HEAVY} if name in sys.modules]
 assert not heavy, f"importing bench.cli imports {{heavy}}"
-for command in ([], ["run"], ["leaderboard"], ["new"], ["check"], ["list"]):
+for command in ([], ["run"], ["leaderboard"], ["report"], ["publish"], ["new"], ["check"]):
     sys.argv = ["augbench", *command, "--help"]
     try:
         bench.cli.main()
