@@ -34,16 +34,16 @@ class Archive:
         folder = results / suite / "runs"
         paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
         found = [read_record(path) for path in paths]
-        return cls(results, suite, {_cell(record.config): record for record in found})
+        return cls(results, suite, {cell_of(record.config): record for record in found})
 
     def finished(self, job: Job) -> bool:
         """Whether the job has a record of success; a failed one is run again."""
-        record = self.records.get(_cell(_recorded(job)))
+        record = self.records.get(cell_of(_recorded(job)))
         return record is not None and record.hash == job.name and record.status == "ok"
 
     def older(self, job: Job) -> bool:
         """Whether the job's record was made by other code in `bench/`."""
-        return self.records[_cell(_recorded(job))].bench != job.origin.bench
+        return self.records[cell_of(_recorded(job))].bench != job.origin.bench
 
     def check(self, job: Job) -> None:
         """Refuses to mix two recipes under one task name.
@@ -73,11 +73,11 @@ class Archive:
             arrays: For its side file, if there are any.
         """
         path = record_path(self.results, self.suite, record.hash)
-        cell = _cell(record.config)
+        cell = cell_of(record.config)
         # First aside, then write: a kill in between leaves a run to be made again, never two
         # records of one cell.
         for other in sorted(path.parent.glob("*.json")):
-            if other != path and _cell(json.loads(other.read_bytes())["config"]) == cell:
+            if other != path and cell_of(json.loads(other.read_bytes())["config"]) == cell:
                 aside = self.results / self.suite / "superseded" / other.name
                 aside.parent.mkdir(exist_ok=True)
                 other.replace(aside)
@@ -98,7 +98,7 @@ class Archive:
         Raises:
             RecordError: If its file is damaged.
         """
-        cell = _cell(_recorded(job))
+        cell = cell_of(_recorded(job))
         code = {"bench": job.origin.bench, "libraries": libraries()}
         path = self._folder / f"{job.name}.jsonl"
         return Partial.read(path, {"run": job.name, "cell": list(cell), "code": code})
@@ -106,7 +106,7 @@ class Archive:
     def foreign(self, job: Job) -> bool:
         """Whether other code than the job's has left finished parts of the same cell."""
         own = self._folder / f"{job.name}.jsonl"
-        return any(path != own for path in self._partials(_cell(_recorded(job))))
+        return any(path != own for path in self._partials(cell_of(_recorded(job))))
 
     @property
     def _folder(self) -> Path:
@@ -129,7 +129,7 @@ def _where(task: dict[str, Any]) -> str:
     return " · ".join(task[part] for part in ("data", "distort", "network"))
 
 
-def _cell(config: dict[str, Any]) -> Cell:
+def cell_of(config: dict[str, Any]) -> Cell:
     """What a record is a result of; a new one of the same cell supersedes the old."""
     task = config["task"]
     where = [task[part] for part in ("data", "distort", "network")]
