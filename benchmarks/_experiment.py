@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 
-from bench.cli import plugins
+from bench.cli.common import plugins
 from bench.errors import RecordError
 from bench.plugins import select
 from bench.record import Record, read_records

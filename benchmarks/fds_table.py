@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import drive
-from bench.cli import plugins
+from bench.cli.common import plugins
 from bench.errors import ConfigError, DataError, RecordError
 from bench.record import Record, write_text
 from bench.report.statistics import paired, t_half_width

@@ -39,7 +39,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bench import drive
-from bench.cli import plugins
+from bench.cli.common import plugins
 from bench.drive import Campaign
 from bench.errors import ConfigError, DataError, RecordError
 from bench.plugins import Plugin, select
