@@ -22,11 +22,21 @@ ELSEWHERE = {
 }
 # Choices that are checked with --slow alone.
 SLOW = {
+    # The other choices of these options run the same lines, or their numeric tests take them.
+    "autodo": (
+        *("variant=a", "variant=aw", "variant=sha", "view=upsampled"),
+        *("moments=lazy", "spread=deviation", "schedule=own"),
+    ),
+    "fds": ("logits=each", "validation=redrawn", "horizon=window", "final=best"),
+    "gar": ("space=wide-long", "reward=nslr"),
+    "pbt": ("mode=replay",),
+    "hba": ("layers=bn", "layers=conv+bn"),
+    "stn": ("layers=conv+bn", "validation=train"),
     # BoTorch and Ax take half a minute to import; before its first model GP draws as TPE does, and
     # `joint` contains these spaces; `recipe-wide` trains as `optimiser-wide`.
     "search": (
         *("proposer=botorch", "proposer=ax", "proposer=gp"),
-        *("space=randaugment", "space=recipe-log", "space=recipe-wide"),
+        *("space=randaugment", "space=recipe-log", "space=recipe-wide", "space=regularisers-grid"),
     ),
 }
 # What a method needs to run in the few steps that a check pays for.

@@ -149,7 +149,7 @@ def processes_of(group: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see processes")
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_kill_9_of_the_driver_loses_only_what_was_running(tmp_path: Path, after: int) -> None:
     run = [*OWN, "-m", "none", "-m", "standard", "-m", "cutout", "--seeds", "2", "--jobs", "2"]
     folder = tmp_path / "results/own/runs"

@@ -47,7 +47,9 @@ def systems(suite: Suite, plugins: dict[str, Plugin]) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", suite_files())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "full")) for n in suite_files()]
+)
 def test_rows_run_and_budgets_are_faithful_or_the_file_says_so(
     name: str, plugins: dict[str, Plugin]
 ) -> None:
