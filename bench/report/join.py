@@ -148,8 +148,17 @@ def _same_bits(run: Record, other: Record) -> bool:
             other.failure.type,
             other.failure.message,
         )
-    same = (run.weights, run.scores, run.steps) == (other.weights, other.scores, other.steps)
-    return run == other or (same and run.weights is not None)
+    same = (run.weights, run.steps) == (other.weights, other.steps)
+    return run == other or (same and run.weights is not None and _same_scores(run, other))
+
+
+def _same_scores(run: Record, other: Record) -> bool:
+    """Whether two runs have the same scores, as far as both have them: older records lack some."""
+    found = [each.scores.model_dump() if each.scores else {} for each in (run, other)]
+    known = [{name for name, value in one.items() if value is not None} for one in found]
+    return bool(known[0] & known[1]) and all(
+        found[0][name] == found[1][name] for name in known[0] & known[1]
+    )
 
 
 def _promised(run: Record, other: Record) -> bool:

@@ -176,6 +176,20 @@ def test_the_same_bits_are_a_reproduction_and_no_row():
     assert found.reproduced[0] in board(found).conditions
 
 
+def test_scores_that_older_records_lack_do_not_matter():
+    runs = again("gar")
+    newer = [
+        run.model_copy(update={"scores": run.scores.model_copy(update={"confusion": [[1]]})})
+        for run in runs
+    ]
+    assert joined(newer).rows == {}
+    other = [
+        run.model_copy(update={"scores": run.scores.model_copy(update={"error": 0.5})})
+        for run in runs
+    ]
+    assert joined(other).rows != {}
+
+
 def test_the_records_themselves_are_no_reproduction():
     found = join(COMMITTED, [Own("results", COMMITTED)])
     assert len(found.reproduced) == len(ERRORS)
