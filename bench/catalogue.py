@@ -1,4 +1,4 @@
-"""What `augbench list` shows: names with a line of explanation each."""
+"""What `augbench list` shows: names with an explanation each."""
 
 import inspect
 import json
@@ -13,7 +13,10 @@ from bench.plugins import Plugin
 
 
 def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
-    """Entries of a kind: methods, tasks, suites, spaces, networks or data."""
+    """Entries of a kind: methods, tasks, suites, spaces, networks or data.
+
+    A method's text has a second line, its options with their defaults.
+    """
     if what == "methods":
         return [_method(plugin) for plugin in plugins.values()]
     if what == "networks":
@@ -45,13 +48,12 @@ def catalogue(what: str, plugins: dict[str, Plugin]) -> list[tuple[str, str]]:
 
 
 def _method(plugin: Plugin) -> tuple[str, str]:
-    options = ",".join(
+    options = ", ".join(
         name if field.is_required() else f"{name}={_shown(field.default)}"
         for name, field in plugin.method.Config.model_fields.items()
     )
     line = (inspect.getdoc(plugin.method) or "").partition("\n")[0]
-    name = plugin.method.name
-    return (f"{name}[{options}]" if options else name), line
+    return plugin.method.name, f"{line}\n{options}" if options else line
 
 
 def _shown(value: Any) -> str:

@@ -375,7 +375,9 @@ def find_path(results: Path, name: str) -> Path:
     found = sorted(results.glob(f"*/runs/{name}*.json")) if is_run(name) else []
     if len({path.name for path in found}) != 1:
         many = (
-            f"{len(found)} records begin so" if found else f"no record below {results} begins so"
+            f"{len(found)} records begin so"
+            if found
+            else f"no record below {results} (--results) begins so"
         )
         raise RecordError(f"run {name!r}: {many}; give a record's path or more of its hash")
     return found[0]

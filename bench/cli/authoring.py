@@ -1,6 +1,7 @@
 """Commands for who adds a method: `new`, `check`, `list`."""
 
 from pathlib import Path
+from textwrap import indent, wrap
 from typing import Annotated
 
 import typer
@@ -55,7 +56,11 @@ def list_(
     entries = catalogue(what, plugins(plugin) if what == "methods" else {})
     width = max(len(name) for name, _ in entries)
     for entry, text in entries:
-        typer.echo(f"{entry:{width}}  {text}")
+        first, *more = text.split("\n")
+        typer.echo(f"{entry:{width}}  {first}")
+        for line in more:
+            wrapped = wrap(line, 97 - width, break_on_hyphens=False)
+            typer.echo(indent("\n".join(wrapped), " " * (width + 2)))
 
 
 def _plugin_hint(path: Path) -> str:

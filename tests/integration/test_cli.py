@@ -73,7 +73,7 @@ def test_help_answers_without_torch(augbench: Command) -> None:
 
 
 LISTS = {
-    "methods": "standard[length=natural,data=train]",
+    "methods": "length=natural, data=train",
     "tasks": "digits · imbalance=10,noise=0.1 · small-cnn",
     "suites": "quick",
     "networks": "wrn-D-K",
