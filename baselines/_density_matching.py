@@ -67,7 +67,7 @@ class Fold:
             Diverged: If the last loss is not finite: no score would mean anything.
         """
         loss = torch.zeros(())
-        for done in range(steps):
+        for done in self.session.steps(steps):
             loss = self.step(done / steps)
         if not loss.isfinite():
             raise Diverged("a fold's training loss is not finite: its network cannot judge")

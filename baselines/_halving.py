@@ -8,6 +8,7 @@ pruners say (`_pruners`).  The best point trains once more.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from baselines._ask_tell import Proposer
 from baselines._pruners import Ladder, halving, hyperband, passed, study
@@ -16,6 +17,7 @@ from baselines._space import Candidate, Point, Space, Values
 from bench.errors import Diverged, PlanError
 from bench.train.evaluate import Metrics
 from bench.train.session import Session
+from bench.train.state import Kept
 
 Brackets = Sequence[Sequence[int]]  # numbers of the trials that start at rung 0, 1, ...
 
@@ -88,6 +90,8 @@ class Halving:
         # The first learner and order of batches pair with other methods': they come last.
         self.learner, self.batches = session.learner(), session.batches("train")
         self.tried: list[Climber] = []
+        self.waiting: dict[int, Kept] = {}  # what trainings change, of those that can go on
+        session.keep(waiting=self.waiting)
         self.began = session.remaining
         self.train = self.check = self.last = 0.0  # RT of a step, a validation, the last training
         self.left: dict[str, int] = {}  # of the plan
@@ -108,7 +112,7 @@ class Halving:
         training = Training(session, self.learner, self.batches, candidate)
         final = session.plan(train=session.afford(self.train))["train"]
         with session.slice(1.0):
-            for done in range(final):
+            for done in session.steps(final):
                 session.log(train_loss=training.step(done / final))
                 session.progress(self.learner, (done + 1) / final)
         return candidate
@@ -127,7 +131,7 @@ class Halving:
         standing: list[Climber] = []
         for number in numbers:
             standing.append(self._begin(number, rung, proposer))
-            _release(standing, many=_fewer(len(numbers), self.factor))
+            self._release(standing, many=_fewer(len(numbers), self.factor))
         for above in range(rung + 1, self.top + 1):
             with self.session.timed("judge"):
                 passing = passed(pruner, {each.number: each.reports for each in standing})
@@ -173,6 +177,7 @@ class Halving:
         learner, batches = session.learner(), session.batches("train")
         training = Training(session, learner, batches, candidate, f"trial {number}")
         each = Climber(number, values, training)
+        self.waiting[number] = training.kept
         self.tried.append(each)
         session.tally(trials=1)
         self._climb(each, self.ladder.steps(rung))
@@ -181,25 +186,32 @@ class Halving:
         return each
 
     def _climb(self, each: Climber, target: int) -> None:
-        """Trains on up to a rung and validates, in a share of what remains."""
+        """Trains on up to a rung and validates."""
+        work = partial(self._climbed, each, target)
+        found = self.session.phase("climb", work, trial=each.number, steps=target)
+        self.left["train"] -= target - each.done
+        self.left["validate"] -= 1
+        each.done, each.error = target, found["error"]
+        each.reports[target] = math.inf if found["value"] is None else found["value"]
+        each.cost += found["cost"]
+
+    def _climbed(self, each: Climber, target: int) -> dict[str, float | None]:
+        """Does it in a share of what remains; error and value, None if it fails, and cost."""
         session, training, steps = self.session, each.training, target - each.done
         assert training is not None
         before, to_come = session.remaining, self._to_come()
-        error, value = None, math.inf
+        error = value = None
         try:
             with session.slice(1.0):  # a trial that the budget's end cuts off has failed
                 with session.slice(min(1.0, steps * self.train / to_come)):
-                    for done in range(each.done, target):
-                        training.step(done / self.ladder.whole)
+                    for done in session.steps(steps):
+                        training.step((each.done + done) / self.ladder.whole)
                 found = session.validate(training.learner)
                 if found.finite and math.isfinite(found.nll) and bool(training.finite):
                     error, value = found.error, self._value(found)
         except Diverged:
             pass  # it has failed, as one whose loss is not finite
-        each.done, each.error, each.reports[target] = target, error, value
-        each.cost += before - session.remaining
-        self.left["train"] -= steps
-        self.left["validate"] -= 1
+        return {"error": error, "value": value, "cost": before - session.remaining}
 
     def _value(self, found: Metrics) -> float:
         """What the pruner compares: the error, and the loss among equal errors.
@@ -220,7 +232,7 @@ class Halving:
         )
         if ahead:
             return
-        each.training = None
+        self._release([each])
         session.tally(failed_trials=int(each.error is None))
         session.event(
             **{f"trial_{name}": value for name, value in each.values.items()},
@@ -231,6 +243,12 @@ class Halving:
             trial_error=_number(each.error),
             best_error=_number(self.best().error),
         )
+
+    def _release(self, standing: Sequence[Climber], many: int = 0) -> None:
+        """Lets go of networks that so many others are ahead of already."""
+        for each in sorted(standing, key=lambda one: one.place)[many:]:
+            each.training = None
+            self.waiting.pop(each.number, None)
 
     # The plan
 
@@ -299,12 +317,6 @@ def work(sizes: Sequence[int], factor: int, asynchronous: bool = False) -> tuple
 def _fewer(count: int, factor: int) -> int:
     """How many of a rung's trials go on, as Optuna has it: one at least."""
     return max(1, count // factor) if count else 0
-
-
-def _release(standing: Sequence[Climber], many: int) -> None:
-    """Lets go of networks that so many others are ahead of already."""
-    for each in sorted(standing, key=lambda one: one.place)[many:]:
-        each.training = None
 
 
 def _number(error: float | None) -> float:

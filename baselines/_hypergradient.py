@@ -81,9 +81,10 @@ class HypergradientSGD:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts it back."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        """Puts it back, in place."""
+        self.count = state["count"]
+        for name in ("values", "total", "past"):
+            getattr(self, name).copy_(state[name])
 
 
 def _flat(parts: list[Tensor]) -> Tensor:

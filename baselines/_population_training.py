@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import Any
 
 import torch
 
@@ -122,8 +123,6 @@ class Training:
 
     Attributes:
         genes: (n, E) float64, of the members now.
-        path: (n, rounds so far, E): what each member and its ancestors trained with.
-        best: The member with the least loss in the last round.
     """
 
     def __init__(
@@ -143,10 +142,25 @@ class Training:
         self.genes = start.repeat(len(members), 1)
         if strategy.scattered and not self.frozen:
             self.genes = strategy.explore(self.genes, session.rng("explore"))
-        self.path = self.genes[:, None][:, :0]
-        self.best = members[0]
+        self._past: dict[str, Any] = {"path": self.genes[:, None][:, :0], "best": 0}
         self._express()
-        session.keep(genes=self.genes, populations=[each.population for each in members])
+        session.keep(genes=self.genes, past=self._past)
+        session.keep(populations=[each.population for each in members])
+
+    @property
+    def path(self) -> Tensor:
+        """(n, rounds so far, E): what each member and its ancestors trained with."""
+        return self._past["path"]
+
+    @path.setter
+    def path(self, value: Tensor) -> None:
+        """Replaces what they trained with."""
+        self._past["path"] = value
+
+    @property
+    def best(self) -> Member:
+        """The member with the least loss in the last round."""
+        return self.members[self._past["best"]]
 
     def train(self, milestones: bool = True) -> Tensor:
         """As many rounds as the budget pays for; the best member's path (rounds, E)."""
@@ -156,14 +170,14 @@ class Training:
         plan = session.plan(**affordable(session.remaining, count, step, check, self.interval))
         steps, rounds = plan["train"] // count, plan["validate"] // count
         with session.slice(1.0):
-            for done in range(rounds):
+            for done in session.steps(rounds):
                 self.update(range(done * steps // rounds, (done + 1) * steps // rounds), steps)
                 losses = self.judge()
                 if milestones:
                     session.progress(self.best.learner, (done + 1) / rounds)
                 if done + 1 < rounds:
                     self.move(losses)
-        return self.path[self.members.index(self.best)]
+        return self.path[self._past["best"]]
 
     def update(self, part: range, steps: int) -> None:
         """A part of the steps of every member's training, one member after the other."""
@@ -184,8 +198,7 @@ class Training:
             raise Diverged("no member's validation loss is finite: all of them have diverged")
         values = [getattr(one, self.strategy.judge) for one in found]
         losses = torch.tensor(values).double().where(torch.tensor(sound), math.inf)
-        best = int(losses.argmin())
-        self.best = self.members[best]
+        best = self._past["best"] = int(losses.argmin())
         probabilities, magnitudes = self.best.population.values()
         self.session.log(
             val_loss=found[best].nll,

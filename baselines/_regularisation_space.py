@@ -94,7 +94,7 @@ def _dropping(policy: Regularisers) -> Prepare:
         attach(learner.network, _shape(task))
         trial = session.tallies.get("trials", 0)
         masks = generator("masks", session.seed, stream, trial, device=task.device)
-        session.keep(masks=masks)
+        session.keep(**{f"masks {stream}": masks})  # trials of halving wait with theirs
         strengths = policy.inside(policy.entries).float().to(task.device)
 
         def loss(learner: Learner, batch: Batch) -> torch.Tensor:

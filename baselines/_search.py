@@ -18,6 +18,7 @@ from bench.train.heavy_ball import HeavyBall, heavy_ball_step
 from bench.train.learner import Learner
 from bench.train.loops import training_step
 from bench.train.session import Session
+from bench.train.state import Kept
 
 Tensor = torch.Tensor
 
@@ -34,6 +35,7 @@ class Training:
 
     Attributes:
         finite: () bool on the device: whether every loss so far was finite.
+        kept: What steps change beside the learner, for `session.keep`.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class Training:
         self.session, self.learner, self.batches, self.stream = session, learner, batches, stream
         self.candidate = candidate
         self.finite = torch.ones((), dtype=torch.bool, device=session.task.device)
+        self.kept: dict[str, Kept] = {"finite": self.finite}
         if candidate.setting is None:
             self.loss = candidate.prepare(session, learner, stream)
         else:
-            self.ball = HeavyBall(learner)
-            session.keep(ball=self.ball)
+            self.ball = self.kept["ball"] = HeavyBall(learner)
+        session.keep(training=self.kept)
 
     def step(self, progress: float) -> Tensor:
         """One step at a share of the training; its loss, on the device."""
@@ -62,7 +65,7 @@ class Training:
         else:
             setting = candidate.setting(progress)
             loss = heavy_ball_step(session, learner, self.ball, policy, batches, setting, rng)
-        self.finite = self.finite & loss.isfinite()
+        self.finite &= loss.isfinite()
         return loss
 
 
@@ -116,7 +119,7 @@ class Search:
             self.trial(steps, steps * train / to_come)
         training = self._training(self.choose(), self.learner, self.batches)
         with session.slice(1.0):
-            for done in range(final):
+            for done in session.steps(final):
                 session.log(train_loss=training.step(done / final))
                 session.progress(self.learner, (done + 1) / final)
         return training.candidate
@@ -154,7 +157,7 @@ class Search:
                 learner, batches = session.learner(), session.batches("train")
                 training = self._training(values, learner, batches, "search")
                 with session.slice(share):
-                    for done in range(steps):
+                    for done in session.steps(steps):
                         training.step(done / steps)
                 error = self.judge(training)
         except Diverged:

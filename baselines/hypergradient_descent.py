@@ -13,7 +13,8 @@ learned; Baydin et al.'s code adds it to the gradients.
 """
 
 import math
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -228,7 +229,9 @@ class Restarts:
         replays = config.placebo == "replay"
         self.replay = Training(session, config, nothing, replay=True) if replays else None
         self.training = Training(session, config, self._start())
-        self.learner, self.mean, self.error = self.training.learner, nothing, math.inf
+        # The best restart's weights go into the first one's learner.
+        self.learner, self.mean, self.error = self.training.learner, nothing.clone(), math.inf
+        session.keep(mean=self.mean)
 
     def run(self) -> Learner:
         """Prices, plans, trains; the network that is final."""
@@ -242,31 +245,36 @@ class Restarts:
             if number:
                 self.training = Training(session, self.config, self._start())
             with session.slice(min(1.0, once / ((many - number) * once + last))):
-                with session.slice(min(1.0, steps * prices["train"] / once)):
-                    self._train(number, steps)
-                self._judge(number)
+                work = partial(self._restart, number, steps, steps * prices["train"] / once)
+                self._note(session.phase("restart", work, number=number))
         if self.replay is None:
             return self.learner
         self.replay.sgd.values.copy_(self.mean)
         session.log(replayed=self.mean)
         with session.slice(1.0):
-            for done in range(steps):
+            for done in session.steps(steps):
                 session.log(train_loss=self.replay.step())
                 session.progress(self.replay.learner, (done + 1) / steps)
         return self.replay.learner
+
+    def _restart(self, number: int, steps: int, share: float) -> dict[str, Any]:
+        """Trains in a share of what remains; whether that is the best so far, and its error."""
+        with self.session.slice(min(1.0, share)):
+            self._train(number, steps)
+        return self._judge(number)
 
     def _train(self, number: int, steps: int) -> None:
         session, training = self.session, self.training
         total = self.config.restarts * steps
         session.log(start=training.sgd.values)
-        for done in range(steps):
+        for done in session.steps(steps):
             loss = training.step()
             if done % max(1, steps // CURVE) == 0 or done + 1 == steps:
                 training.log(loss)
             if self.replay is None:
                 session.progress(self.learner, (number * steps + done + 1) / total)
 
-    def _judge(self, number: int) -> None:
+    def _judge(self, number: int) -> dict[str, Any]:
         """Keeps the restart if it is the best so far; the first one if all diverge."""
         training = self.training
         if self.config.restarts == 1:
@@ -275,10 +283,18 @@ class Restarts:
             found = self.session.validate(training.learner)
             finite, error = found.finite, found.error if found.finite else math.inf
             self.session.log(restart_error=error)
-        self.lost += not finite
-        if number == 0 or error < self.error:
-            self.learner, self.error = training.learner, error
-            self.mean = training.sgd.mean()
+        best = number == 0 or error < self.error
+        if best:
+            if training.learner is not self.learner:
+                self.learner.load_state_dict(training.learner.state_dict())
+            self.mean.copy_(training.sgd.mean())
+        return {"finite": finite, "best": best, "error": error if math.isfinite(error) else None}
+
+    def _note(self, found: dict[str, Any]) -> None:
+        """What a restart came to."""
+        self.lost += not found["finite"]
+        if found["best"]:
+            self.error = math.inf if found["error"] is None else found["error"]
 
     def _start(self) -> Tensor:
         """First hyperparameters of the next restart, (3,) float64 on the host."""

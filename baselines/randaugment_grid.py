@@ -4,6 +4,7 @@ Each pair (N, M) trains for an equal part of the search's share of the budget; t
 least validation error trains for the rest.
 """
 
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field
@@ -59,7 +60,8 @@ class RandAugmentGrid(Method):
         with session.slice(self.config.search):
             for tried, (n, m) in enumerate(grid):
                 with session.slice(1 / (len(grid) - tried)):
-                    errors[n, m] = self._trial(session, n, m, checking)
+                    work = partial(self._trial, session, n, m, checking)
+                    errors[n, m] = session.phase("trial", work, n=n, m=m)
                 session.log(trial_n=n, trial_m=m, trial_error=errors[n, m])
         n, m = min(errors, key=lambda pair: errors[pair])
         session.log(chosen_n=n, chosen_m=m)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import sidefile
+from bench import saved, sidefile
 from bench.data.sources import canonical
 from bench.environment import libraries
 from bench.errors import ConfigError
 from bench.partial import Partial, owner
 from bench.record import Record, read_record, record_path, write_record
+from bench.train.journal import Entry
 from bench.worker import Job
 
 Cell = tuple[Any, ...]
@@ -89,7 +90,10 @@ class Archive:
         write_record(path, record)
         if record.status == "ok":
             for partial in self._partials(cell):
-                partial.unlink()
+                for kind in saved.KINDS:
+                    partial.with_suffix(kind).unlink(missing_ok=True)
+            path_of = self._folder / record.hash
+            path_of.with_suffix(".work").unlink(missing_ok=True)
         return path
 
     def partial(self, job: Job) -> Partial:
@@ -103,18 +107,26 @@ class Archive:
         path = self._folder / f"{job.name}.jsonl"
         return Partial.read(path, {"run": job.name, "cell": list(cell), "code": code})
 
+    def saving(self, job: Job, owner: Entry, minutes: float) -> saved.Saving:
+        """Where a job's state goes; its owner is that of its finished parts."""
+        return saved.Saving(self._folder.absolute(), job.name, owner, minutes)
+
     def foreign(self, job: Job) -> bool:
-        """Whether other code than the job's has left finished parts of the same cell."""
-        own = self._folder / f"{job.name}.jsonl"
-        return any(path != own for path in self._partials(cell_of(_recorded(job))))
+        """Whether other code than the job's has left parts or states of the same cell."""
+        own, owner = self._folder / job.name, self.partial(job).owner
+        return any(
+            path.stem != own.name or (path.suffix == ".ckpt" and saved.owner_of(path) != owner)
+            for path in self._partials(cell_of(_recorded(job)))
+        )
 
     @property
     def _folder(self) -> Path:
         return self.results / self.suite / "partial"
 
     def _partials(self, cell: Cell) -> list[Path]:
-        """The files of a cell's finished parts; of a file that names no cell nothing is known."""
+        """A cell's files of parts and states; of a file that names no cell nothing is known."""
         owners = {path: owner(path) for path in sorted(self._folder.glob("*.jsonl"))}
+        owners |= {path: saved.owner_of(path) for path in sorted(self._folder.glob("*.ckpt"))}
         return [path for path, of in owners.items() if of and tuple(of["cell"]) == cell]
 
 

@@ -26,7 +26,8 @@ from bench.config import (
 from bench.data.sources import canonical, fingerprint
 from bench.environment import Origin
 from bench.errors import ConfigError
-from bench.executor import LocalProcesses, Started
+from bench.executors import Executor
+from bench.executors.choice import executor_of
 from bench.outline import outlined
 from bench.partial import Partial
 from bench.plugins import Plugin, Selected, select
@@ -34,7 +35,7 @@ from bench.request import Request, slots_of, suite_of
 from bench.runner import DataOptions
 from bench.train import features
 from bench.train.prepare import Prepared, prepare
-from bench.worker import Done, Job, Part, Tick
+from bench.worker import Done, Job, Part, Started, Tick
 
 if TYPE_CHECKING:
     from bench.report.table import Leaderboard
@@ -52,6 +53,7 @@ class Campaign:
     slots: list[str | None]
     device: Literal["cpu", "cuda"]
     partials: dict[str, Partial]
+    executor: Executor
 
 
 def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
@@ -66,6 +68,7 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
     suite = suite_of(request, data, device)
     if suite.track == "gpu" and device == "cpu":
         slots, device = ["0"], "cuda"  # a dry run, on another machine than will run it
+    executor = executor_of(request, suite, slots)
     selected = {text: select(plugins, text) for text in suite.methods}
     archive, origin = Archive.read(request.results, suite.name), Origin.read()
     prints: dict[str, tuple[str, str]] = {}
@@ -93,8 +96,8 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
             "no C compiler was found"
         )
     _rehearse([job for job in left if not _outlined(job, request)], data)
-    left, partials = _continued(left, archive)
-    return Campaign(request, suite, archive, left, finished, slots, device, partials)
+    left, partials = _continued(left, archive, request.checkpoint_minutes)
+    return Campaign(request, suite, archive, left, finished, slots, device, partials, executor)
 
 
 def complete(campaign: Campaign) -> bool:
@@ -104,10 +107,10 @@ def complete(campaign: Campaign) -> bool:
         Whether every run has a record without a failure.
     """
     request, suite = campaign.request, campaign.suite
-    executor = LocalProcesses(campaign.slots)
+    request.results.mkdir(parents=True, exist_ok=True)  # by it workers know where they are
     troubles: list[str] = []
     with progress.display(len(campaign.jobs), len(campaign.finished)) as screen:
-        for job, event in executor.run(campaign.jobs):
+        for job, event in campaign.executor.run(campaign.jobs):
             label = _label(job.config)
             if isinstance(event, Started):
                 screen.started(job.name, label)
@@ -210,16 +213,26 @@ def _job(
     identity: tuple[str, str],
 ) -> Job:
     config = config.model_copy(update={"method": selected.spec})
-    hash_ = run_hash(config, *identity, selected.plugin.source)
-    return Job(hash_, config, selected.plugin.path, data, origin)
+    plugin = selected.plugin
+    hash_ = run_hash(config, *identity, plugin.source)
+    return Job(hash_, config, plugin.path, plugin.source, data, origin)
 
 
-def _continued(jobs: list[Job], archive: Archive) -> tuple[list[Job], dict[str, Partial]]:
+def _continued(
+    jobs: list[Job], archive: Archive, minutes: float
+) -> tuple[list[Job], dict[str, Partial]]:
     """The jobs with what is finished of them, and their files; says what it found."""
     partials = {job.name: archive.partial(job) for job in jobs}
     jobs = [replace(job, journal=tuple(partials[job.name].entries)) for job in jobs]
     if begun := sum(bool(job.journal) for job in jobs):
         progress.say(f"note: {begun} unfinished runs continue from their finished parts")
+    if minutes:
+        jobs = [
+            replace(job, saving=archive.saving(job, partials[job.name].owner, minutes))
+            for job in jobs
+        ]
+    if begun := sum(job.saving is not None and job.saving.begun() for job in jobs):
+        progress.say(f"note: {begun} unfinished runs continue from a checkpoint")
     if old := sum(partials[job.name].foreign or archive.foreign(job) for job in jobs):
         progress.say(
             f"note: {old} unfinished runs were begun by another version of the code or of a "

@@ -135,27 +135,37 @@ def options_of(config: MethodConfig, only_changed: bool = False) -> dict[str, An
 def digest(path: Path) -> str:
     """SHA-256 prefix of a method's source: its file, and the helpers beside it that it imports.
 
-    A helper is called `_NAME.py`; what it imports in turn counts too.  So a method's runs stay
-    valid while the helpers of others change.
+    So a method's runs stay valid while the helpers of others change.
 
     Raises:
         ConfigError: If one cannot be read.
     """
     total = hashlib.sha256()
     try:
-        helpers: set[Path] = set()
-        waiting = [path]
-        while waiting:
-            new = _helpers(waiting.pop()) - helpers
-            helpers |= new
-            waiting += new
-        for source in (path, *sorted(helpers - {path})):
+        for source in sources(path):
             total.update(source.read_bytes())
         return total.hexdigest()[:16]
     except OSError as error:
         raise ConfigError(f"--plugin {str(path)!r} cannot be read: {error.strerror}") from error
     except SyntaxError as error:
         raise ConfigError(f"{path} cannot be imported: SyntaxError: {error.msg}") from error
+
+
+def sources(path: Path) -> list[Path]:
+    """A method's file, then the helpers beside it that it imports.
+
+    A helper is called `_NAME.py`; what it imports in turn counts too.
+
+    Raises:
+        OSError, SyntaxError: If one cannot be read.
+    """
+    helpers: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        new = _helpers(waiting.pop()) - helpers
+        helpers |= new
+        waiting += new
+    return [path, *sorted(helpers - {path})]
 
 
 def _helpers(path: Path) -> set[Path]:

@@ -171,6 +171,9 @@ class Bill(_Part):
         rehearsal_flops: Spent on pricing steps before training, unbilled up to 5 % of the budget.
         overhead_seconds: Clock time inside `run` that no label claims.
         evaluation_seconds: The harness's own evaluations, off the clock.
+        redone_flops: Done more than once, or not for this result, since processes were killed.
+        redone_seconds: The same; the last seconds before a kill are not known.
+        checkpoint_seconds: Writing checkpoints, off the clock.
     """
 
     rt_flops: int
@@ -184,6 +187,9 @@ class Bill(_Part):
     rehearsal_seconds: float
     evaluation_seconds: float
     overhead_seconds: float
+    redone_flops: int = 0
+    redone_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
     items: list[BillItem]
     flags: list[str] = Field(default_factory=list)
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from bench import progress
 from bench.config import Suite, SuiteTask, load_suite, validated
 from bench.errors import ConfigError
+from bench.executors.devices import visible
 from bench.runner import DataOptions
 from bench.train.recipe import Recipe
 
@@ -19,6 +18,13 @@ DEFAULT_METHODS = (
     "cutout", "cutout[length=filled]",
 )  # fmt: skip
 DEFAULT_EPOCHS = 30
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "local": ("jobs", "devices", "per_device"),
+    "ray": ("jobs", "address", "gpus"),
+    "slurm": ("jobs", "partition", "minutes", "gpus"),
+}
+"""Executors, and those of their options that others do not all have."""
+SPELT = {"per_device": "per-device", "minutes": "time"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,13 @@ class Request:
     results: Path
     keep_features: bool = False
     dry_run: bool = False
+    checkpoint_minutes: float = 5.0
+    executor: str = "local"
+    per_device: int | None = None
+    address: str | None = None
+    gpus: float | None = None
+    partition: str | None = None
+    minutes: int | None = None
 
 
 def suite_of(request: Request, data: DataOptions, device: str) -> Suite:
@@ -78,6 +91,11 @@ def suite_of(request: Request, data: DataOptions, device: str) -> Suite:
     suite = validated(Suite, suite.model_dump() | changes, "run")
     if suite.track == "gpu" and device != "cuda" and not request.dry_run:
         raise ConfigError("--track gpu needs a CUDA device; --track portable binds on FLOPs")
+    shared = (request.per_device or 1) > 1 or (request.gpus or 1) % 1
+    if suite.track == "gpu" and shared:
+        raise ConfigError(
+            "--track gpu takes a device alone: --per-device and a part of --gpus are for portable"
+        )
     return suite
 
 
@@ -109,25 +127,44 @@ def _budget(text: str) -> float:
 
 
 def slots_of(request: Request) -> tuple[list[str | None], Literal["cpu", "cuda"]]:
-    """Where runs go: CUDA devices one each, or the CPU's cores."""
-    have = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if request.devices == "cpu" or (request.devices is None and not have):
+    """Where runs go: CUDA devices by name, or cores; elsewhere, how many go on at a time.
+
+    Raises:
+        ConfigError: If an option is wrong, or another executor's.
+    """
+    if request.executor not in OPTIONS:
+        known = ", ".join(OPTIONS)
+        raise ConfigError(f"--executor {request.executor!r}: the executors are {known}")
+    for field in sorted({name for names in OPTIONS.values() for name in names}):
+        if getattr(request, field) is not None and field not in OPTIONS[request.executor]:
+            owners = " or ".join(name for name, names in OPTIONS.items() if field in names)
+            option = SPELT.get(field, field)
+            raise ConfigError(f"--{option} is for --executor {owners}, not {request.executor}")
+    if request.executor == "local":
+        return _local_slots(request)
+    return [None] * (request.jobs or 1), "cuda" if request.gpus else "cpu"
+
+
+def _local_slots(request: Request) -> tuple[list[str | None], Literal["cpu", "cuda"]]:
+    names = visible()
+    if request.devices == "cpu" or (request.devices is None and not names):
+        if request.per_device is not None:
+            raise ConfigError("--per-device is for CUDA devices; --jobs is for the CPU")
         return [None] * (request.jobs or max(1, _cores() // request.threads)), "cpu"
     if request.jobs is not None:
-        raise ConfigError("--jobs is for the CPU; on CUDA devices there is one run a device")
-    wanted = [str(i) for i in range(have)]
+        raise ConfigError("--jobs is for the CPU; --per-device is for CUDA devices")
+    wanted = [str(i) for i in range(len(names))]
     if request.devices is not None:
         wanted = request.devices.split(",")
     for device in wanted:
-        if not device.isdecimal() or int(device) >= have:
+        if not device.isdecimal() or int(device) >= len(names):
             raise ConfigError(
-                f"--devices {request.devices!r}: {device!r} is not one of this machine's {have} "
-                "CUDA devices (numbers from 0), nor cpu"
+                f"--devices {request.devices!r}: {device!r} is not one of this machine's "
+                f"{len(names)} CUDA devices (numbers from 0), nor cpu"
             )
     # A worker sees one device; which one, counts from those that this process may see.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(i) for i in range(have)]
-    return [names[int(device)] for device in wanted], "cuda"
+    slots: list[str | None] = [names[int(device)] for device in wanted]
+    return slots * (request.per_device or 1), "cuda"
 
 
 def _cores() -> int:

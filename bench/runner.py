@@ -21,6 +21,7 @@ from bench.data.sources import Source, fingerprint, load
 from bench.environment import ROOT, Origin, environment
 from bench.plugins import Selected, options_of
 from bench.stage import Outcome, Progress, quiet, run_method
+from bench.train.checkpoint import Checkpoints
 from bench.train.evaluate import Metrics
 from bench.train.journal import Journal
 from bench.train.prepare import Prepared, prepare
@@ -82,6 +83,7 @@ def execute(
     origin: Origin | None = None,
     keep_features: bool = False,
     journal: Journal | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Made | Skipped:
     """Runs one configuration; whatever goes wrong inside becomes a failed record.
 
@@ -95,6 +97,7 @@ def execute(
         origin: The code that computes; by default what is on disk now.
         keep_features: Whether to keep features of test images; no other result depends on it.
         journal: What a killed process had finished of this run, and where to note more.
+        checkpoints: Where the run's state goes now and then, and the one to go on from.
 
     Raises:
         ConfigError, DataError: If the configuration or the data are the user's to mend.
@@ -126,6 +129,7 @@ def execute(
             progress=progress,
             keep_features=keep_features,
             journal=journal,
+            checkpoints=checkpoints,
         )
         arrays = sidefile.arrays_of(outcome.fitted.points, outcome.features)
         record = _succeeded(outcome, arrays, prepared, config, minimum, common)
@@ -243,6 +247,7 @@ def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
         flags.append(f"overrun>{100 * UNRANK_OVERRUN[config.track]:g}%")
     elif config.track == "gpu" and overrun > FLAG_OVERRUN:
         flags.append(f"overrun>{100 * FLAG_OVERRUN:g}%")
+    redone = outcome.session.redone
     harness = sum(item.seconds for _, _, item in ledger.items("harness"))
     return schema.Bill(
         rt_flops=ledger.reference.flops,
@@ -256,6 +261,9 @@ def _bill(outcome: Outcome, config: RunConfig) -> schema.Bill:
         rehearsal_seconds=ledger.rehearsal_seconds,
         evaluation_seconds=harness,
         overhead_seconds=seconds - sum(item.seconds for item in items),
+        redone_flops=redone.flops,
+        redone_seconds=redone.seconds,
+        checkpoint_seconds=outcome.session.checkpoint_seconds,
         items=items,
         flags=flags,
     )

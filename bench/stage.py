@@ -6,6 +6,7 @@ What the method must not see lives here: the test set, the true labels and the c
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from bench.errors import Diverged
 from bench.method import Fitted, Method
 from bench.record import CurvePoint
 from bench.rng import key
+from bench.train.checkpoint import Checkpoints
 from bench.train.clock import Clock, Time
 from bench.train.evaluate import Metrics, confusion, evaluate, metrics, predict
 from bench.train.features import Features, features
@@ -84,6 +86,14 @@ class Observer:
         error = self.curve[-1].val_error if self.curve else None
         self._progress("train", ledger.spent / ledger.budget, error)
 
+    def state_dict(self) -> list[dict[str, float]]:
+        """The curve so far, for checkpoints."""
+        return [point.model_dump() for point in self.curve]
+
+    def load_state_dict(self, state: list[dict[str, float]]) -> None:
+        """Puts the curve back."""
+        self.curve[:] = [CurvePoint(**point) for point in state]
+
     def add(self, fraction: float, val: Metrics, test: Metrics) -> None:
         """Adds a point to the curve."""
         spent = self._meter.ledger.spent
@@ -110,6 +120,7 @@ def stage(
     audit_rate: float = AUDIT_RATE,
     now: Time = time.perf_counter,
     journal: Journal | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Stage:
     """Prices the reference training and opens the books.
 
@@ -120,6 +131,7 @@ def stage(
         audit_rate: Share of metered blocks that are counted again.
         now: Source of time in seconds, for tests.
         journal: What a killed process had finished of this run, and where to note more.
+        checkpoints: Where the run's state goes now and then, and the one to go on from.
     """
     task, device = prepared.task, prepared.task.device
     torch.manual_seed(key("global", config.seed))  # dropout has no generator of its own
@@ -131,7 +143,13 @@ def stage(
     meter = Meter(ledger, device, config.seed, audit_rate, compiled=config.compile)
     observer = Observer(prepared, meter, progress)
     session = Session(
-        task, meter, config.seed, compiled=config.compile, observe=observer, journal=journal
+        task,
+        meter,
+        config.seed,
+        compiled=config.compile,
+        observe=observer,
+        journal=journal,
+        checkpoints=checkpoints,
     )
     return Stage(session, meter, observer, clock)
 
@@ -145,23 +163,23 @@ def run_method(
     audit_rate: float = AUDIT_RATE,
     now: Time = time.perf_counter,
     keep_features: bool = False,
-    journal: Journal | None = None,
+    **resumption: Any,
 ) -> Outcome:
     """Runs the method on the clock, then evaluates its final weights off it; see `stage`.
 
     Args:
         method: What to run.
-        prepared: As for `stage`; so are `config`, `progress`, `audit_rate`, `now`, `journal`.
+        prepared: As for `stage`; so are the others but the next.
         keep_features: Whether to keep features of test images; changes nothing else.
+        resumption: `journal` and `checkpoints` for `stage`.
 
     Raises:
         Diverged: If the final weights predict anything that is not finite.
         LedgerTampered: If the books do not add up.
     """
     progress("reference", 0.0, None)
-    set_ = stage(
-        prepared, config, progress=progress, audit_rate=audit_rate, now=now, journal=journal
-    )
+    books: Any = {"progress": progress, "audit_rate": audit_rate, "now": now}
+    set_ = stage(prepared, config, **books, **resumption)
     meter, ledger = set_.meter, set_.meter.ledger
     set_.clock.start()
     fitted = method.run(set_.session)

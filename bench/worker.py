@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -20,8 +21,10 @@ from bench import plugins, runner
 from bench.config import RunConfig
 from bench.environment import Origin
 from bench.errors import ConfigError, DataError
-from bench.record import Failure, Record
+from bench.record import Record
+from bench.saved import Saving
 from bench.sidefile import SideArrays
+from bench.train.checkpoint import Checkpoints, joined
 from bench.train.journal import Entry, Journal
 
 PROGRESS_SECONDS = 0.2
@@ -35,20 +38,24 @@ class Job:
     Attributes:
         name: The record's hash.
         plugin: The method's file.
+        source: The digest of the method's source.
         origin: The code of the campaign.
         attempt: 1 at first, 2 for the retry.
         keep_features: Whether to keep features of test images.
         journal: What is finished of the run already.
+        saving: Where its state goes while it runs, and may be found; None for nowhere.
     """
 
     name: str
     config: RunConfig
     plugin: Path
+    source: str
     data: runner.DataOptions
     origin: Origin
     attempt: int = 1
     keep_features: bool = False
     journal: tuple[Entry, ...] = ()
+    saving: Saving | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +70,11 @@ class Done:
     skipped: str | None = None
     refused: str | None = None
     arrays: SideArrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job's process has begun."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,16 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """Said by an executor: a job's process has ended without a `Done`, and how."""
+
+    cause: str
+
+
+Message = Started | Begun | Tick | Part | Done | Lost
+
+
+@dataclass(frozen=True)
 class _Parcel:
     """A `Done` without its arrays, and the name, type and shape of those that follow."""
 
@@ -109,13 +131,13 @@ def send(connection: Connection, done: Done) -> None:
             connection.send_bytes(raw[start : start + PIECE])
 
 
-def receive(connection: Connection) -> "Begun | Tick | Part | Done":
+def receive(connection: Connection) -> Message:
     """The next message, whole.
 
     Raises:
         EOFError, OSError: If the worker ends before it has sent all of it.
     """
-    message: Begun | Tick | Part | _Parcel = connection.recv()
+    message: Started | Begun | Tick | Part | _Parcel = connection.recv()
     if not isinstance(message, _Parcel):
         return message
     arrays = {}
@@ -129,24 +151,42 @@ def receive(connection: Connection) -> "Begun | Tick | Part | Done":
 
 
 def work(job: Job, connection: Connection, device: str | None) -> None:
-    """Runs a job and sends `Begun`, `Tick`s and `Part`s, and one `Done`.
+    """Runs a job in this process, and sends what it has to say.
 
     Args:
         job: What to run.
         connection: To the driver.
-        device: A CUDA device number to confine the process to.
+        device: The name of a CUDA device to confine the process to.
     """
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    connection.send(Started())
+    send(connection, make(job, connection.send))
+
+
+def make(job: Job, tell: Callable[[Message], None], seconds: float = PROGRESS_SECONDS) -> Done:
+    """Runs a job.
+
+    Args:
+        job: What to run.
+        tell: Given `Begun`, `Tick`s and `Part`s.
+        seconds: Between two `Tick`s, at least.
+    """
     last = 0.0
 
     def progress(phase: str, share: float, error: float | None) -> None:
         nonlocal last
-        if time.monotonic() - last > PROGRESS_SECONDS:
+        if time.monotonic() - last > seconds:
             last = time.monotonic()
-            connection.send(Tick(phase, share, error))
+            tell(Tick(phase, share, error))
 
+    def begun(record: Record) -> None:
+        if record.hash != job.name:
+            raise ConfigError(f"run {job.name}: its method or its data are not what they were")
+        tell(Begun(record))
+
+    journal, checkpoints = _known(job, lambda entry: tell(Part(entry)))
     try:
         selected = plugins.select(plugins.discover([], [job.plugin]), job.config.method)
         result = runner.execute(
@@ -155,30 +195,30 @@ def work(job: Job, connection: Connection, device: str | None) -> None:
             job.data,
             progress,
             attempts=job.attempt,
-            begun=lambda record: connection.send(Begun(record)),
+            begun=begun,
             origin=job.origin,
             keep_features=job.keep_features,
-            journal=Journal(job.journal, lambda entry: connection.send(Part(entry))),
+            journal=journal,
+            checkpoints=checkpoints,
         )
     except (ConfigError, DataError) as error:
-        send(connection, Done(refused=str(error)))
-        return
+        return Done(refused=str(error))
+    if job.saving:
+        job.saving.clear_away()
     if isinstance(result, runner.Skipped):
-        send(connection, Done(skipped=result.reason))
-    else:
-        send(connection, Done(record=result.record, arrays=result.arrays))
+        return Done(skipped=result.reason)
+    return Done(record=result.record, arrays=result.arrays)
 
 
-def died(attempt: int, code: int | None) -> Failure:
-    """What a run's record says when its process ended without one."""
-    cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    hint = " (often: out of memory)" if code == -9 else ""
-    return Failure(
-        type="WorkerDied",
-        message=f"the run's process ended by {cause}{hint}",
-        traceback="",
-        attempts=attempt,
-    )
+def _known(job: Job, write: Callable[[Entry], None]) -> tuple[Journal, Checkpoints]:
+    """What killed processes have left of a run, and where this one's goes."""
+    checkpoints = job.saving.open(_say) if job.saving else Checkpoints()
+    entries, checkpoints.saved = joined(job.journal, checkpoints.saved)
+    return Journal(entries, write, len(job.journal)), checkpoints
+
+
+def _say(sentence: str) -> None:
+    print(f"augbench: {sentence}", file=sys.stderr)
 
 
 def _die_with_parent() -> None:
@@ -186,5 +226,5 @@ def _die_with_parent() -> None:
     parent: Any = parent_process()
     if parent is not None:
         parent.join()
-        print("augbench: the driver is gone, the run ends", file=sys.stderr)
+        _say("the driver is gone, the run ends")
         os._exit(1)

@@ -90,7 +90,7 @@ class HyperTraining(ABC):
         self.adam = torch.optim.Adam(self.leaves, options.lr)
         self.path = [self.entries.detach().clone()]
         self.learner.network.hyper_lambda.copy_(self.path[0])
-        session.keep(population=population, adam=self.adam)
+        session.keep(population=population, adam=self.adam, path=self.path)
 
     @abstractmethod
     def around(self) -> Policy:
@@ -129,7 +129,7 @@ class HyperTraining(ABC):
         total = session.plan(**plan)["step"]
         warm = math.floor(self.warmup * total)
         with session.slice(1.0):
-            for done in range(total):
+            for done in session.steps(total):
                 self.step(done / total)
                 if milestones:
                     session.progress(self.learner, (done + 1) / total)

@@ -252,7 +252,7 @@ class Phases:
         total = session.plan(**wanted)["step"]
         first = waiting(total, start)
         with session.slice(1.0):
-            for done in range(total):
+            for done in session.steps(total):
                 if moving and done >= first and (done - first) % self.epoch == 0:
                     self.move(done, first, total)
                 self.step(done / total)

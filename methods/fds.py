@@ -17,6 +17,7 @@ project's extension.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -227,23 +228,30 @@ class Search:
             for number in range(config.outer):
                 if number:
                     self._fresh()
-                self.trial(plan["train"])
+                work = partial(self.trial, plan["train"])
+                self.lost += not session.phase("outer step", work, number=number)
         if config.placebo == "replay" and self.schedule.count:
             self.schedule.settle()
         elif config.final == "best":
             self.schedule.choose()
         with session.slice(1.0):
-            for done in range(plan["train"]):
+            for done in session.steps(plan["train"]):
                 self.train(done / plan["train"])
                 session.progress(self.learner, (done + 1) / plan["train"])
 
-    def trial(self, steps: int) -> None:
-        """One outer step: a training with derivatives, and what they say of the schedule."""
+    def trial(self, steps: int) -> bool:
+        """One outer step: a training with derivatives, and what they say of the schedule.
+
+        Returns:
+            Whether it was finite.
+        """
         found = torch.zeros(len(self.schedule), device=self.task.device)
-        for done in range(steps):
+        judged = torch.zeros((), device=self.task.device)
+        self.session.keep(found=found, judged=judged)
+        for done in self.session.steps(steps):
             loss = self.inner(done / steps, carry=self.pace.carries(done))
             if self.pace.ends(done, steps):
-                judged = torch.zeros_like(loss)
+                judged.zero_()
                 for _ in range(self.pace.checks):
                     part, value = self.check()
                     found += part
@@ -251,7 +259,7 @@ class Search:
                 if self.config.horizon == "window":
                     self.sgd.reset()
         self.session.log(search_loss=loss, search_val_loss=judged)
-        self._update(found / self.schedule.spans(steps).to(found.device), judged)
+        return self._update(found / self.schedule.spans(steps).to(found.device), judged)
 
     def inner(self, progress: float, carry: bool = True) -> Tensor:
         """One step of a training, with derivatives or leaving them as they are."""
@@ -341,11 +349,11 @@ class Search:
         self.scouts = session.batches("train" if train is task.train else train)
         self.judges = session.batches("val" if val is task.val else val, size)
 
-    def _update(self, found: Tensor, judged: Tensor) -> None:
+    def _update(self, found: Tensor, judged: Tensor) -> bool:
+        """Moves the schedule; says whether there was anything to move it by."""
         session, schedule = self.session, self.schedule
         schedule.judge(float(judged))
-        if not found.isfinite().all():
-            self.lost += 1
+        sound = bool(found.isfinite().all())
         if self.config.placebo == "shuffled":
             found = found[torch.randperm(len(found), generator=session.rng("placebo"))]
         if self.config.placebo != "uniform":
@@ -353,6 +361,7 @@ class Search:
             session.tally(policy_updates=1)
         schedule.remember()
         session.log(**schedule.by_kind(), hypergradient=found)
+        return sound
 
     def _prices(self) -> dict[str, float]:
         """RT of each kind of block."""

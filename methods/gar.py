@@ -182,7 +182,7 @@ class Pairs:
         price = session.price("pair", lambda: self.pair(0.0, 0.0))
         count = session.plan(pair=session.afford(price))["pair"]
         with session.slice(1.0):
-            for done in range(count):
+            for done in session.steps(count):
                 self.pair(done / count, (done + 0.5) / count)
                 if milestones:
                     session.progress(self.learner, (done + 1) / count)

@@ -296,7 +296,7 @@ def replay(
     price = session.price("train", lambda: step(0.0))
     total = session.plan(train=session.afford(price))["train"]
     with session.slice(1.0):
-        for done in range(total):
+        for done in session.steps(total):
             session.log(train_loss=step(done / total))
             session.progress(learner, (done + 1) / total)
     schedule.advance(1.0)

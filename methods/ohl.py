@@ -190,7 +190,7 @@ class Periods:
         plan = session.plan(**affordable(session.remaining, step, check, interval))
         total, checked = plan["step"], False
         with session.slice(1.0):
-            for done in range(total):
+            for done in session.steps(total):
                 checked = False
                 self.step(done / total)
                 if (done + 1) % interval == 0 or done + 1 == total:

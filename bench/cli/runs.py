@@ -1,11 +1,14 @@
 """`augbench run`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.common import Plugins, Results, one_sentence, plugins
+
+if TYPE_CHECKING:
+    from bench.request import Request
 
 
 @one_sentence
@@ -29,8 +32,22 @@ def run(
     track: Annotated[
         str | None, typer.Option(help="portable (binds on FLOPs) or gpu (binds on seconds).")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time on the CPU.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time, if not on devices.")
+    ] = None,
     devices: Annotated[str | None, typer.Option(help="CUDA devices, e.g. 0,1; or cpu.")] = None,
+    per_device: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time on each CUDA device.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Where runs go: local, ray or slurm.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray: address of the cluster.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="Ray, Slurm: GPUs a run, e.g. 0.25 with Ray.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
+    time: Annotated[
+        int | None, typer.Option(min=1, help="Slurm: minutes until a run is queued again.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads a run (part of its bits).")] = 1,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the networks.")] = False,
     root: Annotated[
@@ -44,6 +61,9 @@ def run(
         bool,
         typer.Option("--keep-features", help="Keep features of test images, for `points`."),
     ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes between checkpoints of a run; 0 for none.")
+    ] = 5.0,
     dry_run: Annotated[
         bool, typer.Option(help="Only print what would run, and for how long; downloads nothing.")
     ] = False,
@@ -57,12 +77,7 @@ def run(
     plugin: Plugins = None,
 ) -> None:
     """Runs a suite, or your own data, and prints the leaderboard.  Resumes by default."""
-    from bench import drive
-    from bench.errors import ConfigError
     from bench.request import Request
-
-    if assume_tflops is not None and not dry_run:
-        raise ConfigError("--assume-tflops goes with --dry-run: a run is timed as it is")
 
     request = Request(
         suite=suite,
@@ -86,14 +101,29 @@ def run(
         results=results,
         keep_features=keep_features,
         dry_run=dry_run,
+        checkpoint_minutes=checkpoint_minutes,
+        executor=executor,
+        per_device=per_device,
+        address=address,
+        gpus=gpus,
+        partition=partition,
+        minutes=time,
     )
+    _carry_out(request, plugin, assume_tflops)
+
+
+def _carry_out(request: "Request", plugin: list[Path] | None, tflops: float | None) -> None:
+    """Plans what was asked for, and runs it, or says what it would cost."""
+    from bench import drive
+    from bench.errors import ConfigError
+
+    if tflops is not None and not request.dry_run:
+        raise ConfigError("--assume-tflops goes with --dry-run: a run is timed as it is")
     found = plugins(plugin)
     campaign = drive.plan(request, found)
-    if dry_run:
+    if request.dry_run:
         from bench.projection import Assumption, projection
 
-        assumption = None if assume_tflops is None else Assumption(assume_tflops)
-        typer.echo(projection(campaign, found, assumption))
-        return
-    if not drive.complete(campaign):
+        typer.echo(projection(campaign, found, None if tflops is None else Assumption(tflops)))
+    elif not drive.complete(campaign):
         raise typer.Exit(1)

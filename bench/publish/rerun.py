@@ -12,7 +12,7 @@ import torch
 from bench.archive import Archive
 from bench.environment import Origin
 from bench.errors import ConfigError, DataError, RecordError
-from bench.executor import LocalProcesses
+from bench.executors.local import LocalProcesses
 from bench.plugins import Plugin
 from bench.publish.compare import Comparison, compare
 from bench.publish.findings import Findings
@@ -135,7 +135,7 @@ def repeat(record: Record, spec: str, plugin: Plugin, data: DataOptions) -> Reco
     config = configuration(record)
     task = config.task.model_copy(update={"data": spec})
     config = config.model_copy(update={"task": task})
-    job = Job(record.hash, config, plugin.path, data, Origin.read())
+    job = Job(record.hash, config, plugin.path, plugin.source, data, Origin.read())
     done = None
     slot = "0" if config.device == "cuda" else None
     for _, event in LocalProcesses([slot]).run([job]):

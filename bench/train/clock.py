@@ -54,8 +54,13 @@ class Clock:
             end = self._pause_began
         return end - self._started - self._paused + self._credited
 
+    @property
+    def worked(self) -> float:
+        """Seconds of this process alone, without any credit."""
+        return self.elapsed - self._credited if self._started is not None else 0.0
+
     def credit(self, seconds: float) -> None:
-        """Adds time that another process spent on this run."""
+        """Adds time that another process spent on this run; less than 0 takes it back."""
         self._credited += seconds
 
     def repeat(self, step: Callable[[], object], times: int, allowed: float) -> tuple[int, float]:

@@ -28,22 +28,33 @@ class Journal:
     Args:
         entries: Those of the process that was killed, in order.
         write: Given every new entry, in order, to be kept where no kill reaches it.
+        written: How many of the entries it has been given already; all by default.
+
+    Attributes:
+        past: All entries so far, in order.
     """
 
     def __init__(
-        self, entries: Iterable[Entry] = (), write: Callable[[Entry], None] = forget
+        self,
+        entries: Iterable[Entry] = (),
+        write: Callable[[Entry], None] = forget,
+        written: int | None = None,
     ) -> None:
         self._left = deque(entries)
         self._write = write
+        self._written = len(self._left) if written is None else written
         self._waiting: list[Entry] = []
+        self.past: list[Entry] = []
 
-    def take(self, name: str, inputs: dict[str, Any]) -> Entry | None:
+    def take(self, name: str, inputs: dict[str, Any], phase: bool = False) -> Entry | None:
         """The entry of the run's next part; None if that part is not finished.
+
+        A phase is done again where the journal goes on without it.
 
         Raises:
             RecordError: If the journal goes on with something else.
         """
-        if not self._left:
+        if not self._left or (phase and not self._left[0].get("phase")):
             return None
         entry = self._left.popleft()
         given = plain(inputs)
@@ -51,21 +62,34 @@ class Journal:
             raise RecordError(
                 f"the journal of the killed run goes on with {_said(entry)}, and the run with "
                 f"{_said({'name': name, 'inputs': given})}: it does not repeat itself on this "
-                "machine; move its file out of partial/ and it begins anew"
+                "machine; move its files out of partial/ and it begins anew"
             )
+        self._wait(entry)
         return entry
 
     def add(self, entry: Entry) -> Entry:
         """Writes a finished part, and before it all that was agreed since the last one.
 
+        A phase is not written: without a checkpoint nobody could go on from its end.
+
         Returns:
             The entry as plain data.
         """
         entry = plain(entry)
-        for one in (*self._waiting, entry):
-            self._write(one)
-        self._waiting = []
+        self._wait(entry)
+        if lasting([entry]):
+            for one in self._waiting:
+                self._write(one)
+            self._waiting = []
         return entry
+
+    def _wait(self, entry: Entry) -> None:
+        """The entry is past; and will be written if it has to be."""
+        self.past.append(entry)
+        if lasting([entry]):
+            if not self._written:
+                self._waiting.append(entry)
+            self._written = max(0, self._written - 1)
 
     def agree(self, name: str, value: Any) -> Any:
         """The value that the killed process had for this, or the one given if it had none.
@@ -76,8 +100,13 @@ class Journal:
         entry = self.take(name, {})
         if entry is None:
             entry = plain({"name": name, "inputs": {}, "result": value})
-            self._waiting.append(entry)
+            self._wait(entry)
         return entry["result"]
+
+
+def lasting(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that are worth something without a checkpoint: all but phases."""
+    return [entry for entry in entries if not entry.get("phase")]
 
 
 def plain(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from bench.train.meter import guarded, note_call
 from bench.train.recipe import Recipe
+from bench.train.state import Registry
 from bench.train.task import Task
 
 
@@ -36,7 +36,7 @@ class Learner:
         task: Gives normalisation and device.
         recipe: Gives optimiser and schedule; the task's by default.
         compiled: Whether calls go through `torch.compile`.
-        registry: Whom rehearsals put back; clones join it too.
+        registry: Whom rehearsals and checkpoints put back; clones join it too.
 
     Attributes:
         network: The plain module, guarded.
@@ -50,7 +50,7 @@ class Learner:
         recipe: Recipe | None = None,
         *,
         compiled: bool = False,
-        registry: "weakref.WeakSet[Learner] | None" = None,
+        registry: "Registry[Learner] | None" = None,
         optimiser: torch.optim.Optimizer | None = None,
     ) -> None:
         self.task = task

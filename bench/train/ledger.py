@@ -7,7 +7,7 @@ cloned state before training; it is free up to 5 % of the budget and the excess 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.errors import BudgetExhausted, LedgerTampered
@@ -16,8 +16,10 @@ from bench.train.clock import Clock
 Account = Literal["run", "rehearsal", "harness"]
 Track = Literal["portable", "gpu"]
 Key = tuple[tuple[str, int], ...]
+Spent = dict[str, Any]  # plain data: items of accounts, seconds, seconds of rehearsals
 
 FREE_REHEARSAL = 0.05
+_PARTS = ("calls", "flops", "seconds")
 _TOLERANCE = 1e-9  # relative; shares of a budget are floats, the FLOPs behind them integers
 
 
@@ -30,16 +32,7 @@ class Item:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A ledger at one moment."""
-
-    items: dict[tuple[Account, str, Key], Item]
-    elapsed: float
-    rehearsal_seconds: float
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Fence:
     """A limit on what may have been spent in all, in RT; compared by identity."""
 
@@ -63,6 +56,10 @@ class Ledger:
         reference: The price of one RT.
         track: `portable` binds on FLOPs, `gpu` on device-seconds.
         clock: Elapsed device-seconds.
+
+    Attributes:
+        computed: FLOPs that this process has done, on whatever account.
+        crossed: The fence at which work was turned away, until the slice that it ends has ended.
     """
 
     budget: float
@@ -71,6 +68,8 @@ class Ledger:
     clock: Clock
     account: Account = "run"
     rehearsal_seconds: float = 0.0
+    computed: int = 0
+    crossed: Fence | None = None
     _items: dict[tuple[Account, str, Key], Item] = field(default_factory=dict)
     _totals: dict[Account, int] = field(default_factory=dict)
     _fences: list[Fence] = field(default_factory=list)
@@ -80,42 +79,54 @@ class Ledger:
 
     def charge(self, label: str, key: Key, flops: int) -> Item:
         """Books one block on the current account and returns its item."""
-        item = self._items.setdefault((self.account, label, key), Item())
-        item.calls += 1
+        self.computed += flops
+        return self._add((self.account, label, key), 1, flops)
+
+    def _add(self, name: tuple[Account, str, Key], calls: int, flops: int) -> Item:
+        item = self._items.setdefault(name, Item())
+        item.calls += calls
         item.flops += flops
-        self._totals[self.account] = self._totals.get(self.account, 0) + flops
+        self._totals[name[0]] = self._totals.get(name[0], 0) + flops
         return item
 
-    def mark(self) -> Mark:
+    def mark(self) -> Spent:
         """What is booked so far, for `since`."""
-        items = {name: replace(item) for name, item in self._items.items()}
-        return Mark(items, self.clock.elapsed, self.rehearsal_seconds)
+        return self.since({"items": [], "seconds": 0.0, "rehearsal_seconds": 0.0})
 
-    def since(self, mark: Mark) -> dict[str, Any]:
+    def since(self, mark: Spent) -> Spent:
         """What was spent after `mark`, as plain data for `book`."""
+        before = {_name(one): Item(*(one[part] for part in _PARTS)) for one in mark["items"]}
         items = []
-        for (account, label, key), item in self._items.items():
-            old = mark.items.get((account, label, key), Item())
+        for name, item in self._items.items():
+            old = before.get(name, Item())
             if item != old:
+                account, label, key = name
                 one: dict[str, Any] = {"account": account, "label": label, "key": dict(key)}
-                one |= {"calls": item.calls - old.calls, "flops": item.flops - old.flops}
-                items.append(one | {"seconds": item.seconds - old.seconds})
+                items.append(one | {p: getattr(item, p) - getattr(old, p) for p in _PARTS})
         return {
             "items": items,
-            "seconds": self.clock.elapsed - mark.elapsed,
-            "rehearsal_seconds": self.rehearsal_seconds - mark.rehearsal_seconds,
+            "seconds": self.clock.elapsed - mark["seconds"],
+            "rehearsal_seconds": self.rehearsal_seconds - mark["rehearsal_seconds"],
         }
 
-    def book(self, spent: dict[str, Any]) -> None:
+    def book(self, spent: Spent) -> None:
         """Books what another process spent on this run, as `since` told it."""
         for one in spent["items"]:
-            with self.on_account(one["account"]):
-                key = tuple(sorted(one["key"].items()))
-                item = self.charge(one["label"], key, one["flops"])
-            item.calls += one["calls"] - 1
-            item.seconds += one["seconds"]
+            self._add(_name(one), one["calls"], one["flops"]).seconds += one["seconds"]
         self.clock.credit(spent["seconds"])
         self.rehearsal_seconds += spent["rehearsal_seconds"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is booked, and the limits of the open slices."""
+        return {"booked": self.mark(), "limits": [fence.limit for fence in self._fences]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the books to those of another process, which had as many slices open."""
+        self._items, self._totals, self.rehearsal_seconds = {}, {}, 0.0
+        self.clock.credit(-self.clock.elapsed)
+        self.book(state["booked"])
+        for fence, limit in zip(self._fences, state["limits"], strict=True):
+            fence.limit = limit
 
     def audit(self) -> None:
         """Checks that the items add up to the totals.
@@ -170,6 +181,7 @@ class Ledger:
         after = self.spent + cost
         for fence in reversed(self._fences):
             if after > fence.limit + _TOLERANCE * self.budget:
+                self.crossed = fence
                 what = "budget" if fence is self._fences[0] else "slice"
                 raise BudgetExhausted(
                     f"{cost:.4g} RT more would take the bill to {after:.4g} RT, past the {what}'s "
@@ -197,8 +209,23 @@ class Ledger:
         except BudgetExhausted as exhausted:
             if exhausted.scope is not fence:
                 raise
+            self.crossed = None
         finally:
             self._fences.remove(fence)
+
+    def number_of(self, fence: object) -> int | None:
+        """Which of the open slices a fence is, from the outermost; None if it is none."""
+        found = [number for number, one in enumerate(self._fences) if one is fence]
+        return found[0] if found else None
+
+    def cross(self, number: int) -> None:
+        """Ends an open slice as a block that does not fit would.
+
+        Raises:
+            BudgetExhausted: Always.
+        """
+        self.crossed = self._fences[number]
+        raise BudgetExhausted("the slice ended here in the process that was killed", self.crossed)
 
     @contextmanager
     def on_account(self, account: Account) -> Iterator[None]:
@@ -213,3 +240,8 @@ class Ledger:
         """The items of an account, by label and key."""
         found = [(label, key, i) for (a, label, key), i in self._items.items() if a == account]
         return sorted(found, key=lambda entry: entry[:2])
+
+
+def _name(one: dict[str, Any]) -> tuple[Account, str, Key]:
+    """What a booked item is known by."""
+    return one["account"], one["label"], tuple(sorted(one["key"].items()))

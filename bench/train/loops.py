@@ -91,7 +91,7 @@ def fit(
     wanted = affordable if steps is None else min(steps, affordable)
     planned = session.plan(train=wanted)["train"]
     with session.slice(1.0):
-        for step in range(planned):
+        for step in session.steps(planned):
             session.log(train_loss=one(step / planned))
             if milestones:
                 session.progress(learner, (step + 1) / planned)

@@ -29,6 +29,7 @@ Shape = tuple[int, ...]
 Work = tuple[str, Key, tuple[Shape, ...]]
 
 AUDIT_RATE = 1 / 1024
+_TABLES = ("prices", "extent", "by_first", "before")
 
 
 class _Now:
@@ -164,6 +165,17 @@ class Meter:
         self._events.append((item, block.start_event, end))
         if len(self._events) >= 4096:
             self.collect(wait=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Prices, and where the random recounts stand."""
+        tables = {name: dict(getattr(self, name)) for name in _TABLES}
+        return tables | {"audits": self._audits.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts them back."""
+        for name in _TABLES:
+            setattr(self, name, dict(state[name]))
+        self._audits.setstate(state["audits"])
 
     def collect(self, wait: bool = True) -> None:
         """Turns finished device events into seconds; waits for all of them at the run's end."""

@@ -3,15 +3,14 @@
 learner = session.learner()                      # fresh, equal across methods at one seed
 price = session.price("train", step)             # RT, rehearsed on cloned state
 steps = session.plan(train=session.afford(price))["train"]
-for i in range(steps):
+for i in session.steps(steps):                        # a killed run goes on from here
     with session.metered("train"):               # the only place where networks may run
         ...
 """
 
 import math
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
@@ -21,24 +20,24 @@ from bench.augment.policy import Batch
 from bench.data.arrays import Arrays
 from bench.data.batches import Batches
 from bench.errors import PlanError
-from bench.rng import Streams, forked, key
+from bench.rng import forked
 from bench.train.batches import BatchIterator
+from bench.train.checkpoint import Checkpoints
 from bench.train.evaluate import Metrics, evaluate
-from bench.train.journal import Journal, relog, series
+from bench.train.journal import Journal
 from bench.train.learner import Learner
 from bench.train.meter import Block, Meter
+from bench.train.parts import Parts
 from bench.train.recipe import Recipe
-from bench.train.state import Kept, restore, snapshot
+from bench.train.running import Observer
 from bench.train.task import Task
-from bench.train.trace import Trace
 
-Observer = Callable[[Learner, float], None]
 TIMED_STEPS = 30
 WARM_UP_STEPS = 3
 TIMED_SHARE = 0.04  # of a seconds budget, for pricing one kind of step
 
 
-class Session:
+class Session(Parts):
     """One run of one method on one task at one seed.
 
     Args:
@@ -50,6 +49,7 @@ class Session:
             evaluates there, off the clock.
         replay: Plans of an earlier run, to be followed instead of made anew.
         journal: What a killed process had finished of this run, and where to note more.
+        checkpoints: Where the run's state goes now and then, and the one to go on from.
     """
 
     def __init__(
@@ -62,23 +62,11 @@ class Session:
         observe: Observer | None = None,
         replay: list[dict[str, int]] | None = None,
         journal: Journal | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.task = task
-        self.seed = seed
-        self.prices: dict[str, float] = {}
-        self.plans: list[dict[str, int]] = []
-        self.tallies: dict[str, int] = {"steps": 0, "images_seen": 0, "policy_updates": 0}
-        self.trace = Trace()
-        self._meter = meter
+        super().__init__(task, meter, seed, observe, journal, checkpoints)
         self._compiled = compiled
-        self._observe = observe
         self._replay = replay
-        self._journal = journal or Journal()
-        self._streams = Streams("run", seed)
-        self._counters: dict[str, int] = {}
-        self._learners: weakref.WeakSet[Learner] = weakref.WeakSet()
-        self._batches: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
-        self._kept: dict[str, Kept] = {}
 
     # What to learn with
 
@@ -133,13 +121,6 @@ class Session:
     def rng(self, stream: str) -> torch.Generator:
         """The run's named host generator, e.g. `policy`; streams never disturb each other."""
         return self._streams(f"method {stream}")
-
-    def keep(self, **objects: Kept) -> None:
-        """Registers what the method changes while it runs, beside learners and batches.
-
-        Rehearsals put these objects back, and checkpoints hold them.
-        """
-        self._kept.update(objects)
 
     # What it costs
 
@@ -249,43 +230,6 @@ class Session:
         self.plans.append(self._journal.agree("plan", steps))
         return dict(self.plans[-1])
 
-    def once(self, name: str, work: Callable[[], Any], **inputs: Any) -> Any:
-        """Does a part of the run, or takes its result from the journal of a killed process.
-
-        After either, bill, clock, tallies, trace and the numbers of learners and batches are the
-        same.  So the work must follow from its inputs, with learners and batches of its own, and
-        leave nothing but what it returns.  Its random streams are its own, torch's global ones
-        included; it reaches no milestone, and a part within it is not kept by itself.
-
-        Args:
-            name: What it is; the k-th part of a name has the same streams in every process.
-            work: Does it.
-            inputs: What it follows from, as plain data.
-
-        Returns:
-            What `work` returned, as JSON gives it back.
-
-        Raises:
-            RecordError: If the killed process did something else at this point.
-            ValueError: If JSON cannot hold the inputs or the result, e.g. NaN.
-        """
-        title = f"{name} {self._next(f'part {name}')}"
-        entry = self._journal.take(title, inputs)
-        if entry is None:
-            self._meter.collect()
-            mark = self._meter.ledger.mark()
-            with self._apart(title) as trace:
-                result = work()
-            self._meter.collect()
-            entry = {"name": title, "inputs": inputs, "result": result, "trace": series(trace)}
-            entry |= {"spent": self._meter.ledger.since(mark), "books": self._books()}
-            entry = self._journal.add(entry)
-        else:
-            self._meter.ledger.book(entry["spent"])
-            self._put_back(entry["books"])
-        relog(self.trace, entry["trace"])
-        return entry["result"]
-
     # What happened
 
     def validate(self, learner: Learner) -> Metrics:
@@ -297,7 +241,8 @@ class Session:
 
         Call it after every step, or at least at every quarter.  A rehearsal reaches no milestone.
         """
-        if self._observe is not None and self._meter.ledger.account == "run":
+        repeated = self._checkpoints.saved is not None  # seen by the process that was killed
+        if self._observe is not None and self._meter.ledger.account == "run" and not repeated:
             self._observe(learner, fraction)
 
     def tally(self, **counts: int) -> None:
@@ -317,53 +262,6 @@ class Session:
         """
         self.trace.append(self.tallies["steps"], values, whole=True)
 
-    # Rehearsals and parts
-
-    def _books(self) -> dict[str, Any]:
-        counted = {"counters": dict(self._counters), "tallies": dict(self.tallies)}
-        return counted | {"plans": list(self.plans), "prices": dict(self.prices)}
-
-    def _put_back(self, books: dict[str, Any]) -> None:
-        self._counters, self.tallies = dict(books["counters"]), dict(books["tallies"])
-        self.plans, self.prices = list(books["plans"]), dict(books["prices"])
-
-    @contextmanager
-    def _apart(self, title: str) -> Iterator[Trace]:
-        """Streams, trace, kept objects and journal of a block's own."""
-        names = "run", self.seed, title
-        own = {"_streams": Streams(*names), "trace": Trace(), "_kept": {}, "_journal": Journal()}
-        outer = {name: getattr(self, name) for name in (*own, "_observe")}
-        devices = [self.task.device] if self.task.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(key(*names, "global"))
-            try:
-                vars(self).update(own, _observe=None)
-                yield self.trace
-            finally:
-                vars(self).update(outer)
-
-    @contextmanager
-    def _rehearsal(self) -> Iterator[None]:
-        ledger = self._meter.ledger
-        devices = [self.task.device] if self.task.device.type == "cuda" else []
-        with ledger.clock.pause(), ledger.on_account("rehearsal"):
-            began = ledger.clock.now()
-            kept: list[Kept] = [self._streams, *self._learners, *self._batches, self._kept]
-            states = [snapshot(one) for one in kept]
-            books, trace = self._books(), self.trace.mark()
-            journal, self._journal = self._journal, Journal()
-            try:
-                with torch.random.fork_rng(devices=devices):
-                    yield
-            finally:
-                for one, state in zip(kept, states, strict=True):
-                    restore(one, state)
-                self._put_back(books)
-                self._journal = journal
-                self.trace.rewind(trace)
-                ledger.clock.synchronise()
-                ledger.rehearsal_seconds += ledger.clock.now() - began
-
     def _seconds(self, step: Callable[[], object]) -> float:
         """Mean device-seconds of a step after warm-up, over as many as a small share pays for."""
         ledger = self._meter.ledger
@@ -371,7 +269,3 @@ class Session:
         _, warm = clock.repeat(step, WARM_UP_STEPS, allowed)
         times, seconds = clock.repeat(step, TIMED_STEPS, allowed - warm)
         return seconds / times
-
-    def _next(self, name: str) -> int:
-        self._counters[name] = self._counters.get(name, 0) + 1
-        return self._counters[name] - 1

@@ -35,7 +35,7 @@ class Trace:
         """
         for name, value in values.items():
             kept = _copy(name, value)
-            series = self._series.setdefault(name, [])
+            series = self._series.get(name, [])
             if not series and whole:
                 self._whole.add(name)
             if whole != (name in self._whole):
@@ -43,7 +43,7 @@ class Trace:
             if series and series[0][1].shape != kept.shape:
                 before, now = tuple(series[0][1].shape), tuple(kept.shape)
                 raise ValueError(f"log({name}=...): shape {now} after {before}")
-            series.append((step, kept))
+            self._series.setdefault(name, series).append((step, kept))
 
     def mark(self) -> dict[str, int]:
         """The series' present lengths, for `rewind`."""
@@ -53,6 +53,24 @@ class Trace:
         """Forgets everything that came after `mark`."""
         self._series = {name: self._series[name][:length] for name, length in mark.items()}
         self._whole &= mark.keys()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every series as its steps, its values and whether it has events."""
+        found = {}
+        for name, series in self._series.items():
+            steps, values = torch.tensor([step for step, _ in series]), [v for _, v in series]
+            if len({value.device for value in values}) > 1:  # some are from another process
+                values = [value.cpu() for value in values]
+            found[name] = steps, torch.stack(values), name in self._whole
+        return found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the series to those of `state`."""
+        self._whole = {name for name, (_, _, whole) in state.items() if whole}
+        self._series = {
+            name: list(zip(steps.tolist(), values.unbind(), strict=True))
+            for name, (steps, values, _) in state.items()
+        }
 
     def export(self, points: int = POINTS) -> dict[str, dict[str, Any]]:
         """Plain data for the record: each series as `step` and `value` lists.

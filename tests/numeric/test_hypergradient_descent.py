@@ -314,7 +314,7 @@ def test_restarts_have_equal_length_and_the_best_network_is_final(small: Prepare
 
     def spied(learner: Any) -> Any:
         metrics = whole(learner)
-        networks.append(learner)
+        networks.append(learner.digest())
         errors.append(metrics.error)
         return metrics
 
@@ -323,14 +323,14 @@ def test_restarts_have_equal_length_and_the_best_network_is_final(small: Prepare
     session.validate = spied  # type: ignore[method-assign]
     judge = restarts._judge
 
-    def judged(number: int) -> None:
+    def judged(number: int) -> dict[str, Any]:
         counts.append(restarts.training.sgd.count)
-        judge(number)
+        return judge(number)
 
     restarts._judge = judged  # type: ignore[method-assign]
     learner = restarts.run()
     del networks[0], errors[0]  # the rehearsal's, which was free
-    assert learner is networks[errors.index(min(errors))]
+    assert learner.digest() == networks[errors.index(min(errors))]
     assert len(errors) == 3
     prices, steps = session.prices, session.plans[0]["train"] // 3
     assert counts == [steps] * 3
@@ -356,8 +356,8 @@ def test_the_first_of_the_best_finite_networks_is_chosen_with_its_mean(small: Pr
     for number, restarts.training in enumerate(trainings):
         restarts.training.sgd.total.fill_(number)
         restarts.training.sgd.count = 2
-        restarts._judge(number)
-    assert restarts.learner is trainings[2].learner
+        restarts._note(restarts._judge(number))
+    assert restarts.learner.digest() == trainings[2].learner.digest()
     assert restarts.mean.tolist() == [1, 1, 1]
     assert restarts.lost == 1
 
@@ -374,16 +374,16 @@ def test_a_restart_that_diverges_is_chosen_only_among_its_like(
 
     judge = Restarts._judge
 
-    def judged(self: Restarts, number: int) -> None:
-        learners.append(self.training.learner)
-        judge(self, number)
+    def judged(self: Restarts, number: int) -> dict[str, Any]:
+        learners.append(self.training.learner.digest())
+        return judge(self, number)
 
     monkeypatch.setattr(Restarts, "_start", start)
     monkeypatch.setattr(Restarts, "_judge", judged)
     config = HypergradientConfig(restarts=2, start="log", placebo="uniform")
     session = session_of(small, config, 0.5)
     fitted = HypergradientDescent(config).run(session)
-    assert fitted.learner is learners[chosen]
+    assert fitted.learner.digest() == learners[chosen]
     assert f"{len(ruined)} of 2 restarts diverged" in fitted.deviations
     assert session.tallies["steps"] == session.plans[0]["train"]
 

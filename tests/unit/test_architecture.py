@@ -43,6 +43,8 @@ IMPORTERS = {
     "timm": "bench.networks",
     "pyarrow": "bench.data",
     "typer": "bench.cli",
+    "ray": "bench.executors",
+    "submitit": "bench.executors",
 }
 
 Sources = dict[str, str]

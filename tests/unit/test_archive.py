@@ -33,7 +33,7 @@ def pair(method: str = "standard", **changes: object) -> tuple[Job, Record]:
             "seed": 0,
         }
     ).model_copy(update=changes)
-    job = Job("a" * 16, config, Path("x.py"), DataOptions(), Origin("digest", "commit"))
+    job = Job("a" * 16, config, Path("x.py"), "digest", DataOptions(), Origin("digest", "commit"))
     content = config.model_dump(mode="json")
     return job, record.model_copy(
         update={"hash": job.name, "suite": "demo", "config": content, "bench": "digest"}

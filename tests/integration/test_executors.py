@@ -1,0 +1,299 @@
+"""The same jobs in every place: the same bits, one end each, and dead workers that are retried."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import drive
+from bench.cli.common import plugins
+from bench.executors import Executor
+from bench.executors.local import LocalProcesses
+from bench.executors.remote import Sent, hosted
+from bench.record import Record
+from bench.worker import Done, Job, Lost, Part, Started
+from tests.integration.test_run import bits
+from tests.unit.test_request import REQUEST
+
+METHOD = '''
+"""Two parts and a training.  What a file in MARKS says happens once, between the parts."""
+
+import os
+import signal
+import time
+from multiprocessing import parent_process
+from pathlib import Path
+
+from bench.augment.policy import Identity
+from bench.method import Fitted, Method
+from bench.train.loops import fit
+
+
+class Parts(Method):
+    name = "parts"
+
+    def run(self, session):
+        marks = Path(os.environ["MARKS"])
+        for number in range(2):
+            if number and (marks / "happens").exists():
+                what = (marks / "happens").read_text()
+                (marks / "happens").rename(marks / "happened")
+                if what == "exit":
+                    os._exit(3)
+                if what == "wait":
+                    (marks / "pid").write_text(str(os.getpid()))
+                    time.sleep(600)
+                victim = parent_process().pid if what == "host" else os.getpid()
+                os.kill(victim, getattr(signal, what, signal.SIGKILL))
+                time.sleep(60 if what == "host" else 0)
+            session.once("part", lambda: self._part(session, marks), number=number)
+        learner = session.learner()
+        fit(session, learner, Identity(), steps=5)
+        return Fitted(learner, Identity())
+
+    def _part(self, session, marks):
+        with (marks / "parts").open("ab") as file:
+            file.write(b".")
+        return session.validate(session.learner()).error
+'''
+
+ENTRIES = 3  # of its journal: what the reference costs, and two parts
+Heard = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the method leaves marks: one folder, for fork servers keep their first environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("marks")
+        patch.setenv("MARKS", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def marks(place: Path) -> Path:
+    """The same, without marks."""
+    for path in place.iterdir():
+        path.unlink()
+    return place
+
+
+@pytest.fixture(scope="module")
+def jobs(place: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """A plain training, and the method above."""
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "parts.py").write_text(METHOD)
+    request = replace(
+        REQUEST, methods=("none", "parts"), budgets=("1",), seeds=1, steps=20, devices="cpu",
+        results=folder / "results",
+    )  # fmt: skip
+    return drive.plan(request, plugins([folder / "parts.py"])).jobs
+
+
+def heard(executor: Executor, jobs: list[Job]) -> Heard:
+    """All events by job; each has begun once, and ends once."""
+    found: Heard = {job.name: [] for job in jobs}
+    for job, event in executor.run(jobs):
+        assert not any(isinstance(e, Done) for e in found[job.name])
+        found[job.name].append(event)
+    for events in found.values():
+        assert [isinstance(e, Started) for e in events] == [True] + [False] * (len(events) - 1)
+        assert isinstance(events[-1], Done)
+    return found
+
+
+def record(events: list[Any]) -> Record:
+    assert events[-1].refused is None, events[-1].refused
+    found: Record = events[-1].record
+    return found
+
+
+def entries(events: list[Any]) -> int:
+    return sum(isinstance(event, Part) for event in events)
+
+
+def told(events: list[Any]) -> tuple[Any, ...]:
+    """What must be the same everywhere."""
+    content = record(events).model_dump(mode="json")
+    environment = content["environment"]
+    return *bits(content), environment["threads"], environment["augmentation"]
+
+
+@pytest.fixture(scope="module")
+def expected(jobs: list[Job]) -> dict[str, Any]:
+    """What local processes make of the jobs."""
+    found = heard(LocalProcesses([None, None]), jobs)
+    assert [entries(events) for events in found.values()] == [0, ENTRIES]
+    return {name: told(events) for name, events in found.items()}
+
+
+def check_retry(
+    executor: Executor, job: Job, marks: Path, expected: dict[str, Any], what: str = "exit"
+) -> None:
+    """A worker that dies between two parts is followed by one that goes on."""
+    (marks / "happens").write_text(what)
+    events = heard(executor, [job])[job.name]
+    assert told(events) == expected[job.name]
+    assert (marks / "happened").exists()
+    # What was on its way when a whole machine died is lost with it.
+    repeated = {2, 3} if what == "host" else {2}
+    assert len((marks / "parts").read_text()) in repeated
+    assert entries(events) == ENTRIES
+
+
+# On this machine
+
+
+def test_a_local_worker_that_dies_is_followed_by_another(
+    jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    check_retry(LocalProcesses([None]), jobs[1], marks, expected)
+
+
+def test_one_who_leaves_early_ends_what_runs(jobs: list[Job], marks: Path) -> None:
+    executor = LocalProcesses([None])
+    running = executor.run([jobs[0]])
+    next(running)
+    (process,) = [one.process for one in executor._running.values()]
+    running.close()  # type: ignore[attr-defined]
+    assert process.exitcode == -signal.SIGKILL
+
+
+# As on another machine
+
+
+def test_a_hosted_job_is_the_same(jobs: list[Job], expected: dict[str, Any], marks: Path) -> None:
+    sent = Sent.of(jobs[1])
+    assert list(sent.files) == ["parts.py"]
+    here = os.getcwd()
+    messages = list(hosted(sent))
+    assert os.getcwd() == here
+    assert entries(messages) == ENTRIES
+    assert told(messages) == expected[jobs[1].name]
+
+
+def test_a_hosted_job_whose_process_dies_is_lost(jobs: list[Job], marks: Path) -> None:
+    (marks / "happens").write_text("SIGKILL")
+    *_, last = hosted(Sent.of(jobs[1]))
+    assert isinstance(last, Lost)
+    assert "signal 9" in last.cause
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda job: replace(job, origin=replace(job.origin, bench="0" * 16)), "bench/ on"),
+        (lambda job: replace(job, source="0" * 16), "is missing, or another version"),
+        (lambda job: replace(job, name="0" * 16), "its method or its data are not"),
+    ],
+)
+def test_other_code_or_data_are_refused_in_a_sentence(
+    jobs: list[Job], change: Callable[[Job], Job], said: str
+) -> None:
+    sent = Sent.of(change(jobs[0]))
+    assert not sent.files
+    assert not sent.job.plugin.is_absolute()
+    *_, last = hosted(sent)
+    assert isinstance(last, Done)
+    assert last.record is None
+    assert last.refused is not None
+    assert said in last.refused
+    assert "\n" not in last.refused
+
+
+# Slurm, with submitit's processes in the place of Slurm's
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    """An array whose jobs are processes; all of them have ended when it has."""
+    local = pytest.importorskip("submitit.local.local")
+    from bench.executors.slurm import SlurmArray
+
+    processes, start = [], local.start_controller
+
+    def started(*arguments: Any, **options: Any) -> Any:
+        processes.append(start(*arguments, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(local, "start_controller", started)
+    yield SlurmArray(tmp_path / "slurm", cluster="local", minutes=5)
+    for process in processes:
+        process.wait(timeout=60)
+
+
+def test_a_slurm_job_that_is_preempted_goes_on(
+    slurm: Executor, jobs: list[Job], expected: dict[str, Any], marks: Path, tmp_path: Path
+) -> None:
+    (marks / "happens").write_text("SIGUSR2")  # what Slurm sends before it takes the node away
+    found = heard(slurm, jobs)
+    assert {name: told(events) for name, events in found.items()} == expected
+    assert (marks / "happened").exists()
+    assert (marks / "parts").read_text() == ".."
+    assert not list((tmp_path / "slurm").iterdir())
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_dies_is_followed_by_another(
+    slurm: Executor, jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    check_retry(slurm, jobs[1], marks, expected)
+
+
+# Ray, with a cluster of this machine
+
+
+@pytest.fixture(scope="module")
+def cluster(place: Path) -> Iterator[Callable[[], Executor]]:
+    """Two cores, under Ray."""
+    ray = pytest.importorskip("ray")
+    from bench.executors.ray import RayCluster
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield RayCluster
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_makes_the_same(
+    cluster: Callable[[], Executor], jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    found = heard(cluster(), jobs)
+    assert {name: told(events) for name, events in found.items()} == expected
+    assert [entries(events) for events in found.values()] == [0, ENTRIES]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["exit", "host"])
+def test_a_run_or_a_worker_of_ray_that_dies_is_followed_by_another(
+    cluster: Callable[[], Executor],
+    jobs: list[Job],
+    expected: dict[str, Any],
+    marks: Path,
+    what: str,
+) -> None:
+    check_retry(cluster(), jobs[1], marks, expected, what)
+
+
+@pytest.mark.slow
+def test_who_leaves_ray_early_leaves_no_process(
+    cluster: Callable[[], Executor], jobs: list[Job], marks: Path
+) -> None:
+    (marks / "happens").write_text("wait")
+    pid = marks / "pid"
+    for _, event in cluster().run([jobs[1]]):
+        if isinstance(event, Part) and event.entry["name"].startswith("part"):
+            break
+    gone = time.monotonic() + 60
+    while time.monotonic() < gone and (not pid.exists() or alive(int(pid.read_text()))):
+        time.sleep(0.1)
+    assert not pid.exists() or not alive(int(pid.read_text()))
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
