@@ -188,17 +188,15 @@ class Periods:
         step = session.price("step", lambda: self.step(0.0))
         check = session.price("check", self.finish)
         plan = session.plan(**affordable(session.remaining, step, check, interval))
-        total, checked = plan["step"], False
+        total = plan["step"]
         with session.slice(1.0):
             for done in session.steps(total):
-                checked = False
                 self.step(done / total)
                 if (done + 1) % interval == 0 or done + 1 == total:
                     self.finish()
-                    checked = True
                     if milestones:
                         session.progress(self.learner, (done + 1) / total)
-        if not checked:  # the clock ended a period that nobody can judge any more
+        if self.counts.any():  # the clock ended a period that nobody can judge any more
             self.copies.broadcast(0)
 
     def step(self, progress: float) -> None:

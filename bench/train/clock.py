@@ -1,5 +1,6 @@
 """The run's stopwatch: device-synchronised at its ends and at pauses, never in between."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,20 +14,29 @@ SYNCHRONISE_EVERY = 10
 class Clock:
     """Elapsed device-seconds of a run, without the harness's own evaluations.
 
+    Its time never runs backwards, whatever is done to the machine's date.  A machine that sleeps
+    may or may not count its sleep, never less than nothing.
+
     Args:
         device: Synchronised at start, pauses and stop; reading `elapsed` never synchronises.
-        now: The source of time in seconds; tests put a fake here.
+        now: The source of time in seconds, which knows no date; tests put a fake here.
     """
 
     def __init__(self, device: torch.device, now: Time = time.perf_counter) -> None:
         self._device = device
-        self.now = now
+        self._now = now
+        self._latest = -math.inf
         self._started: float | None = None
         self._paused = 0.0
         self._credited = 0.0
         self._stopped: float | None = None
         self._depth = 0
         self._pause_began = 0.0
+
+    def now(self) -> float:
+        """The time in seconds, from an arbitrary beginning; never before an earlier answer."""
+        self._latest = max(self._latest, self._now())
+        return self._latest
 
     def synchronise(self) -> None:
         """Waits for the device's queued work."""
