@@ -10,20 +10,65 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bench.data.distort import Distortion
+from bench.data.sources import LARGEST_SIDE
 from bench.errors import ConfigError
-from bench.record import PROTOCOL_VERSION
+from bench.plain import plain
+from bench.record import NAME, PROTOCOL_VERSION
 from bench.train.recipe import Recipe
 
+LONGEST_NAME = 300
+MOST_RATE = 1e9
 SUITES = Path(__file__).parent / "suites"
 Track = Literal["portable", "gpu"]
-Budget = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MOST_RUNS = 100_000
+"""Of a suite: a slip of the keyboard makes more."""
+MOST_STEPS, MOST_IMAGES, MOST_PADDING = 10**9, 1 << 20, LARGEST_SIDE // 8
+DEEPEST, WIDEST = 1000, 100
+"""Wide-ResNet's depth and width."""
+Budget = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 # Canonical text: `noise=0.10` and `noise=0.1` are one task.
 Distort = Annotated[str, AfterValidator(lambda text: str(Distortion.parse(text)))]
+
+
+def _shown(text: str) -> str:
+    """A name that a table can show."""
+    if plain(text) != text or len(text) > LONGEST_NAME:
+        raise ValueError(
+            f"must be UTF-8 of at most {LONGEST_NAME} characters, no control characters among them"
+        )
+    return text
+
+
+def _network(name: str) -> str:
+    """A network that can be built at all."""
+    match = re.fullmatch(r"wrn-([0-9]+)-([0-9]+)", name)
+    if match and (len(name) > 20 or int(match[1]) > DEEPEST or int(match[2]) > WIDEST):
+        raise ValueError(f"depth and width may be at most {DEEPEST} and {WIDEST}")
+    if name.startswith("wrn-") and not match:
+        raise ValueError("write wrn-DEPTH-WIDTH, e.g. wrn-16-1")
+    return name
+
+
+def _recipe(recipe: Recipe) -> Recipe:
+    """A recipe that some machine can carry out."""
+    limits = {"steps": MOST_STEPS, "batch_size": MOST_IMAGES, "pad": MOST_PADDING, "lr": MOST_RATE}
+    for name, most in (limits | {"weight_decay": MOST_RATE}).items():
+        found = getattr(recipe, name)
+        if found is not None and found > most:
+            raise ValueError(f"{name} = {found:g} is over {most:g}")
+    return recipe
 
 
 class _Frozen(BaseModel):
@@ -39,11 +84,11 @@ class _Task(_Frozen):
         val_fraction: Share of the training set held out; None takes the source's (20 %).
     """
 
-    data: str
-    network: str
-    size: int | None = Field(None, gt=0)
+    data: Annotated[str, AfterValidator(_shown)]
+    network: Annotated[str, AfterValidator(_shown), AfterValidator(_network)]
+    size: int | None = Field(None, gt=0, le=LARGEST_SIDE)
     val_fraction: float | None = Field(None, gt=0, lt=1)
-    recipe: Recipe
+    recipe: Annotated[Recipe, AfterValidator(_recipe)]
 
 
 class TaskConfig(_Task):
@@ -84,14 +129,25 @@ class Suite(_Frozen):
         reference: The row that others are compared with; None: the filled `standard`.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    title: str = ""
+    name: str = Field(pattern=NAME)
+    title: Annotated[str, AfterValidator(_shown)] = ""
     track: Track = "portable"
     budgets: list[Budget] = Field(min_length=1)
     seeds: int = Field(3, ge=1)
     methods: list[str] = Field(min_length=1)
     reference: str | None = None
     tasks: list[SuiteTask] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        tasks = sum(len(task.distort) for task in self.tasks)
+        runs = len(self.budgets) * self.seeds * len(self.methods) * tasks
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"{self.seeds} seeds, {len(self.budgets)} budgets, {len(self.methods)} methods "
+                f"and {tasks} tasks make {runs} runs; a suite has at most {MOST_RUNS}"
+            )
+        return self
 
     def runs(
         self, *, device: Literal["cpu", "cuda"], threads: int, compiled: bool
@@ -140,15 +196,26 @@ def suite_files() -> dict[str, Path]:
 def folder_name(suite: str) -> str:
     """The folder of a suite's records below `results/`: that of `paper/gar` is `paper-gar`.
 
-    One level, so that a record is at the same depth in every suite.
+    One level, so that a record is at the same depth in every suite, and none is elsewhere.
+
+    Raises:
+        ConfigError: If no suite can have this name.
     """
+    name = _flat(suite)
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(
+            f"suite {suite!r}: a name is of at most 100 letters, digits, '.', '_' and '-'"
+        )
+    return name
+
+
+def _flat(suite: str) -> str:
     return suite.replace("/", "-")
 
 
 def find_suite(name: str) -> Path | None:
     """A suite's file, by its name or the name of its folder of records; None if there is none."""
-    by_folder = {folder_name(each): path for each, path in suite_files().items()}
-    return by_folder.get(folder_name(name))
+    return {_flat(each): path for each, path in suite_files().items()}.get(_flat(name))
 
 
 def load_suite(name: str) -> Suite:
@@ -158,16 +225,25 @@ def load_suite(name: str) -> Suite:
         ConfigError: If there is no such suite or it is not valid.
     """
     path = Path(name) if name.endswith(".toml") else find_suite(name)
-    if path is None or not path.is_file():
+    if path is None or not _is_file(path):
         known = ", ".join(suite_files())
         raise ConfigError(f"--suite {name!r}: no such suite or file; the suites are {known}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, too deep, too many digits
         raise ConfigError(f"--suite {name!r}: the file is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"--suite {name!r} cannot be read: {error.strerror}") from error
     own = (each for each, file in suite_files().items() if file == path.resolve())
     content.setdefault("name", folder_name(next(own, path.stem)))
     return validated(Suite, content, f"--suite {name!r}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # of a name that no file system takes
+        return False
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -192,9 +268,15 @@ def validated(model: type[Model], content: dict[str, Any], what: str) -> Model:
             message = "is required"
         else:
             said = first["msg"].removeprefix("Value error, ")
-            message = said if place == "it" else f"{first['input']!r}: {said}"
+            message = said if place == "it" else f"{_short(first['input'])}: {said}"
         where = "" if place == "it" else f"{place}: "
         raise ConfigError(f"{what}: {where}{message}") from error
+
+
+def _short(value: object) -> str:
+    """A value as it was written, the middle left out if it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_NAME else f"{text[:100]}…{text[-20:]}"
 
 
 def _options(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -214,8 +296,11 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
         ConfigError: If it has another form, or names an option twice.
     """
     match = re.fullmatch(r"([a-z0-9][a-z0-9_-]*)(?:\[(.*)\])?", text.strip())
-    if not match:
-        raise ConfigError(f"method {text!r}: write name or name[option=value,...]")
+    if not match or plain(text) != text or len(text) > LONGEST_NAME:
+        raise ConfigError(
+            f"method {_short(text)}: write name or name[option=value,...] in at most "
+            f"{LONGEST_NAME} characters, no control characters among them"
+        )
     options: dict[str, str] = {}
     for part in (match[2] or "").split(","):
         if not part.strip():

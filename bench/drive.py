@@ -1,18 +1,20 @@
 """From a request on the command line to records on disk: expand, resume, run, report.
 
-`plan` checks everything that a person can get wrong before any work starts.  `complete` runs what
-has no finished record yet, and is the only writer of records.
+`plan` checks everything that a person can get wrong before any work starts, and takes the suite's
+folder for this process alone.  `complete` runs what has no finished record yet, and is the only
+writer of records.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from bench import progress
-from bench.archive import Archive
+from bench import disk, progress
+from bench.archive import Archive, refuse, remove_halves
 from bench.augment import native
 from bench.config import (
     RunConfig,
@@ -25,12 +27,14 @@ from bench.config import (
 )
 from bench.data.sources import canonical, fingerprint
 from bench.environment import Origin
-from bench.errors import ConfigError
+from bench.errors import ConfigError, Damaged
 from bench.executors import Executor
 from bench.executors.choice import executor_of
+from bench.lock import Lock
 from bench.outline import outlined
 from bench.partial import Partial
 from bench.plugins import Plugin, Selected, select
+from bench.quarantine import set_aside
 from bench.request import Request, slots_of, suite_of
 from bench.runner import DataOptions
 from bench.train import features
@@ -43,7 +47,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Campaign:
-    """What is to be done, and what is done already."""
+    """What is to be done, and what is done already.
+
+    Attributes:
+        lock: Keeps other drivers out of the suite's folder; None for a dry run, which only reads.
+    """
 
     request: Request
     suite: Suite
@@ -54,14 +62,20 @@ class Campaign:
     device: Literal["cpu", "cuda"]
     partials: dict[str, Partial]
     executor: Executor
+    lock: Lock | None
 
 
 def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
     """Expands a request into runs, and finds those that have a record.
 
+    Files among the records that cannot be trusted are set aside, unless nothing but a plan is
+    wanted.
+
     Raises:
-        ConfigError, DataError: If anything in the request or the data is wrong.
-        RecordError: If a record, or the file of a run that was killed, is damaged.
+        ConfigError, DataError: If anything in the request or the data is wrong, or another process
+            is at work in the suite's folder.
+        RecordError: If a record cannot be read, or is damaged and only a plan is wanted.
+        DiskError: If the suite's folder cannot be written.
     """
     data = DataOptions(request.root, request.memory_limit, request.skip_corrupt)
     slots, device = slots_of(request)
@@ -70,9 +84,47 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
         slots, device = ["0"], "cuda"  # a dry run, on another machine than will run it
     executor = executor_of(request, suite, slots)
     selected = {text: select(plugins, text) for text in suite.methods}
-    archive, origin = Archive.read(request.results, suite.name), Origin.read()
-    prints: dict[str, tuple[str, str]] = {}
-    jobs: dict[str, Job] = {}  # by hash: two specifications may mean the same run
+    with ExitStack() as undone, disk.sentences():
+        place = request.results / suite.name
+        lock = None if request.dry_run else Lock(place)
+        if lock is not None:
+            undone.callback(lock.release)
+            remove_halves(place)
+        archive = Archive.read(request.results, suite.name, _meeting(request, place))
+        jobs = _expanded(request, suite, device, selected, data, archive)
+        absent = archive.hold(jobs.values(), _meeting(request, place))
+        left = [job for job in jobs.values() if not archive.finished(job)]
+        finished = [job for job in jobs.values() if archive.finished(job)]
+        _say_notes(request, archive, left, finished, absent, device)
+        _rehearse([job for job in left if not _outlined(job, request)], data)
+        left, partials = _continued(left, archive, request.checkpoint_minutes)
+        undone.pop_all()
+    return Campaign(
+        request, suite, archive, left, finished, slots, device, partials, executor, lock
+    )
+
+
+def _meeting(request: Request, place: Path) -> Callable[[Damaged, list[Path]], None]:
+    """What is done about files that cannot be trusted."""
+
+    def meet(error: Damaged, paths: list[Path]) -> None:
+        now = " and ".join(str(set_aside(path, place)) for path in paths)
+        progress.say(f"note: {error}; it is now {now}, and is not used")
+
+    return refuse if request.dry_run else meet
+
+
+def _expanded(
+    request: Request,
+    suite: Suite,
+    device: Literal["cpu", "cuda"],
+    selected: dict[str, Selected],
+    data: DataOptions,
+    archive: Archive,
+) -> dict[str, Job]:
+    """A suite's runs by hash: two specifications may mean the same run."""
+    origin, prints = Origin.read(), dict[str, tuple[str, str]]()
+    jobs: dict[str, Job] = {}
     for config in suite.runs(device=device, threads=request.threads, compiled=request.compiled):
         where = config.task.data
         if where not in prints:
@@ -81,13 +133,24 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
         job = replace(job, keep_features=request.keep_features)
         archive.check(job)
         jobs[job.name] = job
-    left = [job for job in jobs.values() if not archive.finished(job)]
-    finished = [job for job in jobs.values() if archive.finished(job)]
+    return jobs
+
+
+def _say_notes(
+    request: Request,
+    archive: Archive,
+    left: Sequence[Job],
+    finished: Sequence[Job],
+    absent: int,
+    device: str,
+) -> None:
     if old := sum(archive.older(job) for job in finished):
         progress.say(
             f"note: {old} finished runs were made by another version of bench/; to make them "
-            f"anew, move them out of {request.results / suite.name}/runs"
+            f"anew, move them out of {request.results / archive.suite}/runs"
         )
+    if absent:
+        progress.say(f"note: {absent} finished runs are without their file in points/")
     if finished and request.keep_features:
         progress.say(f"note: --keep-features keeps none of the {len(finished)} finished runs'")
     if left and device == "cpu" and not native.available():
@@ -95,9 +158,6 @@ def plan(request: Request, plugins: dict[str, Plugin]) -> Campaign:
             "note: augmentation runs on tensors, some times slower and with the same results: "
             "no C compiler was found"
         )
-    _rehearse([job for job in left if not _outlined(job, request)], data)
-    left, partials = _continued(left, archive, request.checkpoint_minutes)
-    return Campaign(request, suite, archive, left, finished, slots, device, partials, executor)
 
 
 def complete(campaign: Campaign) -> bool:
@@ -106,11 +166,29 @@ def complete(campaign: Campaign) -> bool:
     Returns:
         Whether every run has a record without a failure.
     """
-    request, suite = campaign.request, campaign.suite
+    request, suite, place = campaign.request, campaign.suite, campaign.archive.place
     request.results.mkdir(parents=True, exist_ok=True)  # by it workers know where they are
+    try:
+        with disk.sentences():
+            troubles = _carried_out(campaign)
+            for trouble in troubles:
+                progress.say(f"FAILED  {trouble}")
+            publish(request.results, suite.name, suite.reference)
+        return not troubles
+    finally:
+        remove_halves(place)  # of workers that had to be ended
+        if campaign.lock is not None:
+            campaign.lock.release()
+
+
+def _carried_out(campaign: Campaign) -> list[str]:
+    """Runs what is left; returns a line about each run that failed."""
     troubles: list[str] = []
-    with progress.display(len(campaign.jobs), len(campaign.finished)) as screen:
-        for job, event in campaign.executor.run(campaign.jobs):
+    with (
+        progress.display(len(campaign.jobs), len(campaign.finished)) as screen,
+        closing(campaign.executor.run(campaign.jobs)) as events,
+    ):
+        for job, event in events:
             label = _label(job.config)
             if isinstance(event, Started):
                 screen.started(job.name, label)
@@ -124,10 +202,7 @@ def complete(campaign: Campaign) -> bool:
                 screen.finished(job.name, f"{label}: {line}")
                 if bad:
                     troubles.append(f"{label}: {line}")
-    for trouble in troubles:
-        progress.say(f"FAILED  {trouble}")
-    publish(request.results, suite.name, suite.reference)
-    return not troubles
+    return troubles
 
 
 def publish(
@@ -266,7 +341,10 @@ def _settle(done: Done, archive: Archive) -> tuple[str, bool]:
         return f"skipped: {done.skipped}", False
     if done.record is None:
         return f"{done.refused}", True
-    record, path = done.record, archive.add(done.record, done.arrays)
+    record = done.record
+    size = len(record.model_dump_json(indent=1))
+    with disk.sentences(size + sum(array.nbytes for array in done.arrays.values())):
+        path = archive.add(record, done.arrays)
     if record.failure is not None:
         return f"{record.failure.type}: {record.failure.message} (see {path})", True
     assert record.scores is not None

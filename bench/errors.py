@@ -1,8 +1,8 @@
 """Every error that augbench raises on purpose.
 
 `ConfigError` and `DataError` are the user's to mend: one sentence, exit code 2, before any work
-starts.  The others say that a method broke a rule of the benchmark: they fail the run, not the
-suite.
+starts.  A `DiskError` ends a command with exit code 1, and what is finished is kept.  The others
+say that a method broke a rule of the benchmark: they fail the run, not the suite.
 """
 
 
@@ -20,6 +20,14 @@ class DataError(AugbenchError):
 
 class RecordError(AugbenchError):
     """A record on disk is torn, tampered with, or of another schema."""
+
+
+class Damaged(RecordError):
+    """A file among a suite's records is not what was written there, or never was one of them."""
+
+
+class DiskError(AugbenchError):
+    """A disk takes no more: it is full, for reading only, or somebody else's."""
 
 
 class BudgetExhausted(AugbenchError):

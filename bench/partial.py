@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from bench.errors import RecordError
-from bench.record import replace_file
+from bench.atomic import replace_file
+from bench.errors import Damaged
 from bench.train.journal import Entry
 
 
@@ -32,14 +33,14 @@ class Partial:
     owner: Entry
     entries: list[Entry] = field(default_factory=list)
     foreign: bool = False
-    _file: IO[bytes] | None = None
+    _file: FileIO | None = None
 
     @classmethod
     def read(cls, path: Path, owner: Entry) -> "Partial":
         """Reads what there is.
 
         Raises:
-            RecordError: If a line before the last is damaged.
+            Damaged: If a line before the last is damaged.
         """
         first, *entries = _lines(path) or [owner]
         foreign = first != owner
@@ -57,17 +58,30 @@ class Partial:
         if self._file is None:
             known = [_line(self.path, n, e) for n, e in enumerate([self.owner, *self.entries])]
             replace_file(self.path, lambda file: file.write(b"".join(known)))
-            self._file = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)
         self.entries.append(entry)
-        self._file.write(_line(self.path, len(self.entries), entry))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            _write_all(self._file, _line(self.path, len(self.entries), entry))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
     def close(self) -> None:
         """Lets go of the file, which stays."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def check(path: Path) -> None:
+    """Holds that a file is one of these.
+
+    Raises:
+        Damaged: If it is not, or a line before the last is damaged.
+    """
+    if not _lines(path):
+        raise Damaged(f"{path} does not say whose parts it holds")
 
 
 def owner(path: Path) -> Entry | None:
@@ -81,7 +95,7 @@ def _lines(path: Path) -> list[Any]:
     """The sound lines of a file, parsed; none if there is no file.
 
     Raises:
-        RecordError: If something follows a line that is not sound.
+        Damaged: If something follows a line that is not sound.
     """
     if not path.is_file():
         return []
@@ -91,13 +105,17 @@ def _lines(path: Path) -> list[Any]:
         entry = _entry(path, number, text)
         if entry is None:
             if any(raw[number + 1 :]):
-                raise RecordError(
-                    f"{path} is damaged in line {number + 1} and is not continued: move it away, "
-                    "and the run begins anew"
-                )
+                raise Damaged(f"{path} is damaged in line {number + 1}")
             break
         found.append(entry)
     return found
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    """Writes all of it: a disk that gets full in the middle takes a part, and then says so."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _line(path: Path, number: int, entry: Entry) -> bytes:

@@ -112,7 +112,7 @@ def _configured(kind: type[MethodConfig], options: dict[str, str], what: str) ->
 def _scalar(text: str) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return text if isinstance(value, list | dict) else value
 

@@ -4,7 +4,8 @@ For `augbench preview METHOD`, which shows a method's policy before training, an
 `augbench preview RUN`, which shows the one that a finished run ended with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from bench.augment.export import rebuild
 from bench.augment.policy import Batch, Policy
 from bench.augment.space import Entry
 from bench.augment.spaces import space
-from bench.config import TaskConfig
+from bench.config import TaskConfig, validated
 from bench.data.arrays import Arrays
 from bench.data.sources import Source
-from bench.errors import ConfigError
+from bench.errors import AugbenchError, ConfigError, RecordError
 from bench.plugins import Selected
 from bench.record import Record
 from bench.rng import generator
@@ -27,6 +28,7 @@ from bench.train.prepare import prepare
 from bench.train.recipe import Recipe
 
 TILE, GAP, LINE, MARGIN = 112, 10, 13, 16
+MOST_COPIES = 1000  # of a space's table in a policy
 LINES = 5  # of words below a tile
 BY_OPERATION = ("keeps", "levels", "marginals")
 BY_PAIR = ("probabilities", "magnitudes")
@@ -62,9 +64,9 @@ def of_run(record: Record, load: Loader) -> Subject:
     Raises:
         ConfigError: If the record keeps no policy that can be rebuilt.
     """
-    if record.policy is None or record.task is None:
-        raise ConfigError(f"run {record.hash}: it failed and left no policy")
-    config = TaskConfig.model_validate(record.config["task"], strict=False)
+    policy = policy_of(record)  # or it says why not, before any image is read
+    assert record.task is not None
+    config = validated(TaskConfig, record.config.get("task", {}), f"run {record.hash}")
     source = load(config.data, config.size)
     prepared = prepare(
         source,
@@ -76,11 +78,51 @@ def of_run(record: Record, load: Loader) -> Subject:
         val_fraction=config.val_fraction,
     )
     title = f"{record.method.spec} after training on {record.task.name}, seed {record.seed}"
-    return Subject(rebuild(record.policy), prepared.task.train, source.classes, title)
+    return Subject(policy, prepared.task.train, source.classes, title)
+
+
+def policy_of(record: Record) -> Policy:
+    """The policy that a run ended with.
+
+    Raises:
+        ConfigError: If the run left none, or augbench cannot rebuild it.
+        RecordError: If what it left describes no policy.
+    """
+    if record.policy is None or record.task is None:
+        raise ConfigError(f"run {record.hash}: it failed and left no policy")
+    with describing(record.hash):
+        return rebuild(record.policy)
+
+
+@contextmanager
+def describing(run: str) -> Iterator[None]:
+    """While a run's policy is rebuilt or drawn from: what is wrong with it, in a sentence.
+
+    Raises:
+        RecordError: Whatever a policy says of a description that is none.
+    """
+    try:
+        yield
+    except AugbenchError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RecordError(f"run {run}: its policy describes none ({said})") from error
 
 
 def labels_of(record: Record) -> dict[str, list[str]]:
-    """Names of the rows of series that have one for each operation of a policy, or each class."""
+    """Names of the rows of series that have one for each operation of a policy, or each class.
+
+    Raises:
+        RecordError: If the run's policy is not as policies describe themselves.
+    """
+    try:
+        return _labels(record)
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise RecordError(f"run {record.hash}: its policy describes none ({error})") from error
+
+
+def _labels(record: Record) -> dict[str, list[str]]:
     found = {"weights": record.task.classes} if record.task else {}
     stack = [record.policy] if record.policy else []
     while stack:
@@ -90,6 +132,8 @@ def labels_of(record: Record) -> dict[str, list[str]]:
             labels = [_named(entry) for entry in space(policy["space"]).entries]
             found = dict.fromkeys(BY_OPERATION, labels) | found
             # Every row of the space several times over, a pair each.
+            if policy.get("copies", 0) > MOST_COPIES:
+                raise ValueError(f"{policy['copies']} copies")
             pairs = [label for _ in range(policy.get("copies", 0)) for label in labels]
             found = dict.fromkeys(BY_PAIR, pairs) | found if pairs else found
         if "warps" in policy:

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.record import write_text
+from bench.atomic import write_text
+from bench.plain import plain
 
 WIDTH = 130  # of tables that go into files and pictures
 
@@ -69,10 +70,11 @@ class Live:
 
     def started(self, name: str, label: str) -> None:
         """Adds a bar."""
-        self._rows[name] = self.bars.add_task(escape(label), total=1.0, phase="start")
+        self._rows[name] = self.bars.add_task(_shown(label), total=1.0, phase="start")
 
     def tick(self, name: str, phase: str, share: float, error: float | None) -> None:
         """Moves its bar, and the bar of all by as much."""
+        phase = _shown(phase)
         text = phase if error is None else f"{phase}, val error {100 * error:.1f} %"
         self.bars.update(self._rows[name], completed=min(share, 1.0), phase=text)
         self._shares[name] = min(share, 1.0)
@@ -83,7 +85,7 @@ class Live:
         self._done += 1
         self._shares.pop(name, None)
         self.bars.remove_task(self._rows.pop(name))
-        self.bars.console.print(f"\\[{self._done}/{self._total}] {escape(line)}", highlight=False)
+        self.bars.console.print(f"\\[{self._done}/{self._total}] {_shown(line)}", highlight=False)
         self.bars.update(self._all, completed=self._done + sum(self._shares.values()))
 
 
@@ -136,14 +138,14 @@ def table(
         picture: Where to save what is printed as an SVG.
     """
     console = Console(width=None if sys.stdout.isatty() else WIDTH, record=picture is not None)
-    grid = Table(title=escape(title), title_justify="left")
+    grid = Table(title=_shown(title), title_justify="left")
     for number, header in enumerate(headers):
-        grid.add_column(escape(header), justify="left" if number == 1 else "right")
+        grid.add_column(_shown(header), justify="left" if number == 1 else "right")
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*(_shown(cell) for cell in row))
     console.print(grid)
     for note in notes:
-        console.print(escape(note), highlight=False)
+        console.print(_shown(note), highlight=False)
     if picture is not None:
         # Without the web fonts that rich names, the picture needs nothing from the network.
         svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="augbench"), flags=re.S)
@@ -152,4 +154,9 @@ def table(
 
 def say(line: str) -> None:
     """Prints a plain line at once."""
-    print(line, flush=True)
+    print(plain(line), flush=True)
+
+
+def _shown(text: str) -> str:
+    """Text for rich: no markup, no commands to the terminal."""
+    return escape(plain(text))

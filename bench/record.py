@@ -1,23 +1,26 @@
 """One run, one record: the schema of `results/SUITE/runs/<hash>.json`, atomic write, strict read.
 
 A record is all that the leaderboard sees.  It is written to a temporary file, flushed to disk and
-renamed, so a reader finds either the whole record or none.
+renamed, so a reader finds either the whole record or none.  One of its lines is a checksum of all
+others, against accidents; forgers are for `bench.publish`.  The oldest records have none.
 """
 
+import hashlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import RecordError
+from bench.atomic import write_text
+from bench.errors import Damaged, RecordError
+from bench.plain import cleaned, suspect
 
 SCHEMA = 1
 PROTOCOL_VERSION = 1
+CHECKSUM = re.compile(rb'^ "checksum": "([0-9a-f]{64})",\n', re.MULTILINE)
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"  # of a file or a folder, without a way out of its own
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -222,8 +225,8 @@ class Record(_Part):
 
     schema_version: int = SCHEMA
     protocol: int = PROTOCOL_VERSION
-    hash: str
-    suite: str
+    hash: str = Field(pattern=NAME)
+    suite: str = Field(pattern=NAME)
     status: Literal["ok", "failed"]
     config: dict[str, Any]
     budget: float
@@ -267,78 +270,44 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         OSError: If the disk refuses; the path holds the old record or the whole new one.
     """
-    text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
-    write_text(path, text + "\n")
+    content = record.model_dump(mode="json")
+    checksum = hashlib.sha256(_text(content).encode()).hexdigest()
+    write_text(path, _text(content | {"checksum": checksum}))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a text file as `replace_file` does.
-
-    Raises:
-        OSError: If the disk refuses.
-    """
-    replace_file(path, lambda file: file.write(text.encode()))
-
-
-Filled = TypeVar("Filled")
-
-
-def replace_file(path: Path, fill: Callable[[IO[bytes]], Filled]) -> Filled:
-    """Replaces a file atomically and durably.
-
-    Args:
-        path: The file; its folder is made where it is missing.
-        fill: Writes the content into a binary file, which it may also seek and read.
-
-    Returns:
-        What `fill` returns.
-
-    Raises:
-        OSError: If the disk refuses; the temporary file is removed, and the file holds its old
-            content or the whole new one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            filled = fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself must survive a power cut
-    finally:
-        os.close(directory)
-    return filled
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_record(path: Path) -> Record:
     """Reads one record.
 
     Raises:
-        RecordError: If the file is torn, of another schema, or named otherwise than its hash says.
+        Damaged: If the file is torn or was changed, or is named otherwise than its hash says.
+        RecordError: If it cannot be read, or is of another schema.
     """
     try:
         text = path.read_bytes()
-        found = json.loads(text).get("schema_version")
-        if found != SCHEMA:
+        sealed, text = CHECKSUM.search(text), CHECKSUM.sub(b"", text)
+        content = json.loads(text)
+        if sealed and hashlib.sha256(text).hexdigest().encode() != sealed[1]:
+            raise Damaged(f"{path} is not as it was written: its checksum is another")
+        if suspect(text.decode()):
+            text = json.dumps(content := cleaned(content)).encode()
+        if isinstance(found := content.get("schema_version"), int) and found != SCHEMA:
             raise RecordError(f"{path} has schema {found}, this augbench reads {SCHEMA}")
         record = Record.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "record"
-        raise RecordError(f"{path} is no augbench record: {place}: {first['msg']}") from error
-    except (ValueError, AttributeError) as error:
-        raise RecordError(f"{path} is torn or not JSON: {error}") from error
+        raise Damaged(f"{path} is no augbench record: {place}: {first['msg']}") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{path} is torn or not JSON: {error}") from error
     except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+        kind = Damaged if path.is_dir() else RecordError
+        raise kind(f"{path} cannot be read: {error.strerror}") from error
     if record.hash != path.stem:
-        raise RecordError(f"{path} holds the record {record.hash}: the file was renamed or edited")
+        raise Damaged(f"{path} holds the record {record.hash}: the file was renamed or edited")
     return record
 
 
@@ -380,10 +349,7 @@ def find_path(results: Path, name: str) -> Path:
         return path
     found = sorted(results.glob(f"*/runs/{name}*.json")) if is_run(name) else []
     if len({path.name for path in found}) != 1:
-        many = (
-            f"{len(found)} records begin so"
-            if found
-            else f"no record below {results} (--results) begins so"
-        )
-        raise RecordError(f"run {name!r}: {many}; give a record's path or more of its hash")
+        none = f"no record below {results} (--results) begins"
+        said = f"{len(found)} records begin" if found else none
+        raise RecordError(f"run {name!r}: {said} so; give a record's path or more of its hash")
     return found[0]

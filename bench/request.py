@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import progress
-from bench.config import Suite, SuiteTask, load_suite, validated
+from bench.config import Suite, load_suite, validated
 from bench.errors import ConfigError
 from bench.executors.devices import visible
 from bench.runner import DataOptions
-from bench.train.recipe import Recipe
 
 DEFAULT_METHODS = (
     "none", "none[length=filled]", "standard", "standard[length=filled]",
@@ -24,6 +23,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "slurm": ("jobs", "partition", "minutes", "gpus"),
 }
 """Executors, and those of their options that others do not all have."""
+MOST_JOBS = 4096
 SPELT = {"per_device": "per-device", "minutes": "time"}
 
 
@@ -107,20 +107,20 @@ def _own_suite(request: Request, data: DataOptions) -> Suite:
     side = source.train.images.shape[-1]
     batch = 128 if len(source.train) >= 4096 else 64
     steps = request.steps or max(100, DEFAULT_EPOCHS * len(source.train) // batch)
-    task = SuiteTask(
-        data=request.data,
-        distort=list(request.distort) or ["clean"],
-        network=request.network or ("small-cnn" if side < 32 else "wrn-16-1"),
-        size=request.size,
-        recipe=Recipe(steps=steps, batch_size=batch, warmup=0.05),
-    )
-    name = request.name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.name)
+    task = {
+        "data": request.data,
+        "distort": list(request.distort) or ["clean"],
+        "network": request.network or ("small-cnn" if side < 32 else "wrn-16-1"),
+        "size": request.size,
+        "recipe": {"steps": steps, "batch_size": batch, "warmup": 0.05},
+    }
+    name = request.name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.name)[:100]
     content = {"name": name, "budgets": [3.0], "seeds": 3, "methods": list(DEFAULT_METHODS)}
-    return validated(Suite, content | {"tasks": [task.model_dump()]}, "run")
+    return validated(Suite, content | {"tasks": [task]}, "run")
 
 
 def _budget(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:rt)?", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)(?:rt)?", text.strip().lower())
     if not match or float(match[1]) <= 0:
         raise ConfigError(f"--budget {text!r}: write a positive number of RT, e.g. 3rt")
     return float(match[1])
@@ -132,6 +132,10 @@ def slots_of(request: Request) -> tuple[list[str | None], Literal["cpu", "cuda"]
     Raises:
         ConfigError: If an option is wrong, or another executor's.
     """
+    for name, most in {"jobs": MOST_JOBS, "per_device": MOST_JOBS, "threads": MOST_JOBS}.items():
+        found = getattr(request, name)
+        if found is not None and found > most:
+            raise ConfigError(f"--{SPELT.get(name, name)} {found}: at most {most}")
     if request.executor not in OPTIONS:
         known = ", ".join(OPTIONS)
         raise ConfigError(f"--executor {request.executor!r}: the executors are {known}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench import points, sidefile
+from bench import memory, points, sidefile
 from bench import record as schema
 from bench.config import RunConfig, run_hash
 from bench.data.sources import Source, fingerprint, load
@@ -142,9 +142,10 @@ def execute(
 
 def _failure(error: Exception, attempts: int) -> schema.Failure:
     """What a record says of the exception that is being handled."""
+    short = memory.advice(error)
     return schema.Failure(
-        type=type(error).__name__,
-        message=str(error),
+        type=memory.KIND if short else type(error).__name__,
+        message=short or str(error),
         traceback=_shortened(traceback.format_exc()),
         attempts=attempts,
     )

@@ -3,8 +3,14 @@
 A checkpoint is a line of JSON, which says whose it is and has a digest of the rest, and plain data
 and tensors as torch saves them; they are read as such and nothing else, no code among them.
 `.work` counts what processes have done for the run, those that were killed included.
+
+One process at a time works for a run, and `.work` is its own: it makes that file anew and looks at
+it before every step and state.  So whoever is taken for dead and lives, on a machine that was out
+of reach or under a driver that was killed, finds another's file there and ends.  Even in between
+nothing tears, for a state is replaced whole, and the state of either process is a good one.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -20,13 +26,15 @@ from typing import IO, Any
 
 import torch
 
-from bench.errors import RecordError
-from bench.record import replace_file
+from bench.atomic import replace_file
+from bench.errors import Damaged, RecordError
+from bench.quarantine import set_aside
 from bench.train.checkpoint import Checkpoints, State, Work
 from bench.train.journal import Entry
 
 KINDS = (".jsonl", ".ckpt", ".work")  # files of a run in partial/
 NOBODY = "0" * 64  # in place of a digest, until there is one
+_COUNT = re.compile(rb"(\d{20}) (\d{13}\.\d{6})\n")
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Saving:
     @property
     def path(self) -> Path:
         """The checkpoint."""
-        away = Path(tempfile.gettempdir()) / "augbench-partial"
+        away = Path(tempfile.gettempdir()) / f"augbench-{os.getuid()}"
         return (self.folder if self._here else away) / f"{self.name}.ckpt"
 
     @property
@@ -75,13 +83,15 @@ class Saving:
         Args:
             say: Is told in a sentence why a state is not gone on from.
         """
-        saved = None
+        saved, place = None, self.path.parent
+        if not self._here and place.exists() and place.stat().st_uid != os.getuid():
+            say(f"{place} belongs to somebody else: the run goes on without checkpoints")
+            return Checkpoints()
         try:
             saved = read(self.path, self.owner)
         except RecordError as error:
-            aside = self.path.with_suffix(".damaged")
-            self.path.replace(aside)
-            say(f"{error}; it is now {aside.name}, and the run goes on without it")
+            aside = set_aside(self.path, self.folder.parent if self._here else self.path.parent)
+            say(f"{error}; it is now {aside}, and the run goes on without it")
         work = Worked(self.path.with_suffix(".work"))
         known = Work(**saved["worked"]) if saved else Work()
         earlier = Work(*map(max, vars(known).values(), vars(work.read()).values()))
@@ -93,23 +103,39 @@ class Worked:
     """A count of work that outlives its process; a few bytes, put in their place at every step.
 
     Args:
-        path: The file, made when there is something to count.
+        path: The file, made when there is something to count; whoever made the last one counts.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, -1
 
     def note(self, work: Work) -> None:
-        """Writes the count; no kill of the process undoes that, a power cut may."""
+        """Writes the count; no kill of the process undoes that, a power cut may.
+
+        Raises:
+            SystemExit: If another process has begun to count, or the run is finished.
+        """
+        text = f"{work.flops:020d} {work.seconds:020.6f}\n".encode()
         if self._file < 0:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
-        os.pwrite(self._file, f"{work.flops:020d} {work.seconds:020.6f}\n".encode(), 0)
+            replace_file(self._path, lambda file: file.write(text))
+            self._file = os.open(self._path, os.O_WRONLY)
+        elif not self._own():
+            raise SystemExit("augbench: another process goes on with this run, and this one ends")
+        else:
+            os.pwrite(self._file, text, 0)
+
+    def _own(self) -> bool:
+        """Whether the file is still the one that this process made."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file))
+        except OSError as error:  # the latter where another machine has replaced it
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return False
+            raise
 
     def read(self) -> Work:
         """The count; nothing if there is none, or no count."""
-        text = self._path.read_bytes() if self._path.is_file() else b""
-        found = re.fullmatch(rb"(\d{20}) (\d{13}\.\d{6})\n", text)
+        found = _COUNT.fullmatch(self._path.read_bytes() if self._path.is_file() else b"")
         return Work(int(found[1]), float(found[2])) if found else Work()
 
     def __del__(self) -> None:
@@ -161,6 +187,28 @@ def owner_of(path: Path) -> Entry | None:
     with path.open("rb") as file:
         found = _parsed(file.readline().rstrip(b"\n"))
     return found["owner"] if found else None
+
+
+def check(path: Path) -> None:
+    """Holds that a file's first line is a checkpoint's, of the run that its name says.
+
+    Raises:
+        Damaged: If it is not.
+    """
+    owner = owner_of(path)
+    if not isinstance(owner, dict) or owner.get("run") != path.stem or "cell" not in owner:
+        raise Damaged(f"{path} does not say whose state it holds")
+
+
+def check_work(path: Path) -> None:
+    """Holds that a file is a count of work, or empty: its process was killed as it began.
+
+    Raises:
+        Damaged: If it is not.
+    """
+    text = path.read_bytes()
+    if text and not _COUNT.fullmatch(text):
+        raise Damaged(f"{path} holds no count of work")
 
 
 class _Hashed:

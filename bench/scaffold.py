@@ -4,9 +4,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from bench.atomic import write_text
 from bench.errors import ConfigError
 from bench.plugins import NAME, NAME_RULE
-from bench.record import write_text
 
 TEMPLATE = Path(__file__).parent / "templates" / "method.py.txt"
 

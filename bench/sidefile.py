@@ -14,12 +14,14 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.errors import RecordError
+from bench.atomic import replace_file
+from bench.errors import Damaged, RecordError
 from bench.method import Points
-from bench.record import replace_file
 from bench.train.features import Features
 
 SideArrays = Mapping[str, npt.NDArray[Any]]
+_DAMAGE = (ValueError, EOFError, KeyError, TypeError, AttributeError, MemoryError)
+"""What NumPy raises on a file that holds other things than arrays."""
 FEATURES = ("features", "index", "true", "predicted")
 
 
@@ -78,14 +80,19 @@ def read(path: Path, digest: str, names: Collection[str]) -> dict[str, npt.NDArr
         names: Which arrays; those that the file lacks are left out.
 
     Raises:
-        RecordError: If the file is missing, or is not the one that was written with the record.
+        Damaged: If the file is not the one that was written with the record.
+        RecordError: If it cannot be read.
     """
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise RecordError(f"{path} is not the file that was written with its record")
+                raise Damaged(f"{path} is not the file that was written with its record")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.zip.filelist):
+                    raise Damaged(f"{path} is compressed, unlike what augbench writes")
                 return {name: archive[name] for name in archive.files if name in names}
+    except (*_DAMAGE, zipfile.BadZipFile) as error:
+        raise Damaged(f"{path} holds no arrays: {error}") from error
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from bench import plugins, runner
+from bench import disk, memory, plugins, runner
 from bench.config import RunConfig
 from bench.environment import Origin
 from bench.errors import ConfigError, DataError
@@ -29,6 +29,7 @@ from bench.train.journal import Entry, Journal
 
 PROGRESS_SECONDS = 0.2
 PIECE = 64 << 20  # bytes of an array in one message
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,10 @@ def make(job: Job, tell: Callable[[Message], None], seconds: float = PROGRESS_SE
         )
     except (ConfigError, DataError) as error:
         return Done(refused=str(error))
+    except (MemoryError, RuntimeError) as error:  # while loading data: others are in the record
+        if (short := memory.advice(error)) is None:
+            raise
+        return Done(refused=f"its data cannot be loaded: {short}")
     if job.saving:
         job.saving.clear_away()
     if isinstance(result, runner.Skipped):
@@ -212,9 +217,44 @@ def make(job: Job, tell: Callable[[Message], None], seconds: float = PROGRESS_SE
 
 def _known(job: Job, write: Callable[[Entry], None]) -> tuple[Journal, Checkpoints]:
     """What killed processes have left of a run, and where this one's goes."""
-    checkpoints = job.saving.open(_say) if job.saving else Checkpoints()
+    checkpoints = _opened(job.saving) if job.saving else Checkpoints()
     entries, checkpoints.saved = joined(job.journal, checkpoints.saved)
     return Journal(entries, write, len(job.journal)), checkpoints
+
+
+def _opened(saving: Saving) -> Checkpoints:
+    """A run's checkpoints; where the disk takes none, that is said once, and the run goes on."""
+    said: list[str] = []
+
+    def complain(error: Exception) -> None:
+        if (trouble := disk.trouble(error)) is None:
+            raise error
+        trouble.filename = trouble.filename or str(saving.path)
+        if not said:
+            said.append(f"{disk.sentence(trouble)}; the run goes on without")
+            _say(said[0])
+
+    try:
+        checkpoints = saving.open(_say)
+    except (OSError, RuntimeError) as error:
+        complain(error)
+        return Checkpoints()
+    if checkpoints.write is not None:
+        checkpoints.write = _forgiving(checkpoints.write, complain)
+    checkpoints.note = _forgiving(checkpoints.note, complain)
+    return checkpoints
+
+
+def _forgiving(
+    write: Callable[[Kept], None], complain: Callable[[Exception], None]
+) -> Callable[[Kept], None]:
+    def attempt(what: Kept) -> None:
+        try:
+            write(what)
+        except (OSError, RuntimeError) as error:  # the latter is torch's own word for the former
+            complain(error)
+
+    return attempt
 
 
 def _say(sentence: str) -> None:
@@ -226,5 +266,7 @@ def _die_with_parent() -> None:
     parent: Any = parent_process()
     if parent is not None:
         parent.join()
-        _say("the driver is gone, the run ends")
-        os._exit(1)
+        try:
+            _say("the driver is gone, the run ends")
+        finally:  # also if nobody is left to read that
+            os._exit(1)

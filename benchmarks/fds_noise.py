@@ -49,11 +49,11 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
+from bench.atomic import replace_file, write_text
 from bench.data.batches import Batches
 from bench.data.sources import load
 from bench.errors import ConfigError, DataError
 from bench.networks import build
-from bench.record import replace_file, write_text
 from bench.report import svg
 from bench.rng import forked, generator
 from bench.train.prepare import prepare

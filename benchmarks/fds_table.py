@@ -27,9 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from bench import drive
+from bench.atomic import write_text
 from bench.cli.common import plugins
 from bench.errors import ConfigError, DataError, RecordError
-from bench.record import Record, write_text
+from bench.record import Record
 from bench.report.statistics import paired, t_half_width
 from bench.report.svg import PALE, WIDTH, heading, page, text
 from benchmarks._experiment import gather, request, spread, table

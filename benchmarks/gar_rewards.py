@@ -47,12 +47,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from bench.atomic import write_text
 from bench.augment.learnable import OpsAndLevels
 from bench.augment.policy import Batch, Chain, Identity, Policy
 from bench.augment.spaces import space
 from bench.data.arrays import Arrays
 from bench.data.sources import Source, load
-from bench.record import write_text
 from bench.rng import forked, generator
 from bench.train.prepare import prepare
 from bench.train.recipe import Recipe

@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from bench import drive
+from bench.atomic import write_text
 from bench.cli.common import plugins
 from bench.errors import ConfigError, DataError, RecordError
-from bench.record import Record, write_text
+from bench.record import Record
 from bench.report.statistics import t_half_width, welch_satterthwaite
 from benchmarks._experiment import gather, request, spread, table
 

@@ -39,11 +39,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bench import drive
+from bench.atomic import write_text
 from bench.cli.common import plugins
 from bench.drive import Campaign
 from bench.errors import ConfigError, DataError, RecordError
 from bench.plugins import Plugin, select
-from bench.record import Record, read_records, record_path, write_text
+from bench.record import Record, read_records, record_path
 from bench.report.statistics import Effect, paired, t_half_width
 from benchmarks._experiment import request, spread, table
 

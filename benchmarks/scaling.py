@@ -2,14 +2,16 @@
 
 The same runs, of one thread each, are made in this process and in each place with one worker and
 with two; in every round all take turns.  A place's efficiency is the time with one worker over
-twice the time with two.  Its overhead is what one worker takes longer than this process, a run:
-a process, the data loaded again, and messages.  Starting a place (the fork servers, the cluster)
-is left out: each has run something before.
+twice the time with two, so 1 if a second core does as much as the first.  Its overhead is what one
+worker takes longer than this process, a run: a fork, imports that forks do not share, messages.
+Starting a place is left out, for each has run something before: the fork server (of the driver,
+and of each worker of Ray) and the cluster, which take some seconds once a campaign.  On a machine
+of two cores the driver, and Ray's own processes, share them with the workers.
 
-    python benchmarks/scaling.py [--rounds 3] [--runs 6] [--steps 1500] [--places local ray]
+    python benchmarks/scaling.py [--rounds 3] [--runs 6] [--steps 1200] [--places local ray]
 
-Figures, medians over rounds: `scaling_efficiency_local`, `scheduling_overhead_local`, and the same
-of `ray` where that is installed.
+Figures, medians over rounds: `local_efficiency`, `local_overhead`, and the same of `ray` where
+that is installed.
 """
 
 import argparse
@@ -95,8 +97,8 @@ def measured(places: list[str], jobs: list[Job], rounds: int) -> dict[str, list[
         for name in places:
             one, two = (times[name, count] for count in WORKERS)
             overhead = (one - times["here", 1]) / len(jobs)
-            found.setdefault(f"scaling_efficiency_{name}", []).append(one / two / 2)
-            found.setdefault(f"scheduling_overhead_{name}", []).append(overhead)
+            found.setdefault(f"{name}_efficiency", []).append(one / two / 2)
+            found.setdefault(f"{name}_overhead", []).append(overhead)
     return found
 
 
@@ -106,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--places", nargs="+", choices=known, default=known)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.common import Plugins, one_sentence, plugins
+from bench.cli.common import Plugins, one_sentence, plugins, say
 
 
 @one_sentence
@@ -18,7 +18,7 @@ def new(
     from bench.scaffold import scaffold
 
     path = scaffold(name, folder, plugins(None))
-    typer.echo(f"wrote {path}; next: augbench check {name}{_plugin_hint(path)}")
+    say(f"wrote {path}; next: augbench check {name}{_plugin_hint(path)}")
 
 
 @one_sentence
@@ -36,7 +36,7 @@ def check(
     torch.set_num_threads(1)  # as in a run; small tasks only get slower with more
     findings = conformance(method, plugins(plugin))
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.detail}")
+        say(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.detail}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -57,10 +57,10 @@ def list_(
     width = max(len(name) for name, _ in entries)
     for entry, text in entries:
         first, *more = text.split("\n")
-        typer.echo(f"{entry:{width}}  {first}")
+        say(f"{entry:{width}}  {first}")
         for line in more:
             wrapped = wrap(line, 97 - width, break_on_hyphens=False)
-            typer.echo(indent("\n".join(wrapped), " " * (width + 2)))
+            say(indent("\n".join(wrapped), " " * (width + 2)))
 
 
 def _plugin_hint(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What every command shares: options, and how mistakes end."""
 
-import errno
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -8,12 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-
 Results = Annotated[Path, typer.Option("--results", help="Where records and leaderboards live.")]
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file with a method (repeatable).")
 ]
+
+
+def say(text: str, err: bool = False) -> None:
+    """Prints lines, whatever names are in them."""
+    from bench.plain import plain
+
+    typer.echo("\n".join(map(plain, text.split("\n"))), err=err)
 
 
 def one_sentence(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,22 +27,39 @@ def one_sentence(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> Any:
         from bench.errors import ConfigError, DataError, RecordError
+        from bench.plain import sentence
 
         try:
+            for name, value in options.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--{option} {value}: it must be a finite number")
             return command(*arguments, **options)
         except (ConfigError, DataError, RecordError) as error:
-            typer.echo(f"augbench: {error}", err=True)
+            say(f"augbench: {sentence(str(error))}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            typer.echo("augbench: interrupted; finished runs are kept, run it again to resume")
+            say("augbench: interrupted; finished runs are kept, run it again to resume")
             raise typer.Exit(130) from None
-        except OSError as error:
-            if error.errno not in DISK_TROUBLE:
+        except Exception as error:
+            if (said := shortage(error)) is None:
                 raise
-            typer.echo(f"augbench: {error}; finished runs are kept", err=True)
+            say(f"augbench: {sentence(said)}; finished runs are kept", err=True)
             raise typer.Exit(1) from error
 
     return wrapped
+
+
+def shortage(error: Exception) -> str | None:
+    """What a disk or memory that is full has to do with an error; None if it has nothing."""
+    from bench import disk, memory
+    from bench.errors import DiskError
+
+    if isinstance(error, DiskError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in disk.REFUSALS:
+        return disk.sentence(error)
+    return memory.advice(error)
 
 
 def plugins(files: list[Path] | None) -> Any:

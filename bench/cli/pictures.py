@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.common import Plugins, Results, one_sentence, plugins, write_file
+from bench.cli.common import Plugins, Results, one_sentence, plugins, say, write_file
 
 
 @one_sentence
@@ -39,9 +39,11 @@ def preview(
         subject = preview.of_run(find_record(results, what), source)
     else:
         subject = preview.of_method(select(known, what), source("digits", None))
-    image = preview.picture(preview.cells(subject, rows, draws, seed), subject.title)
+    with preview.describing(what):
+        cells = preview.cells(subject, rows, draws, seed)
+    image = preview.picture(cells, subject.title)
     preview.save(image, output)
-    typer.echo(f"wrote {output}")
+    say(f"wrote {output}")
 
 
 @one_sentence
@@ -62,7 +64,7 @@ def timeline(
     placebo = picture.placebo_of(record, others)
     write_file(output, picture.svg(record, placebo, labels_of(record), series))
     beside = f"beside {placebo.method.spec}" if placebo else "no run of its placebo is there"
-    typer.echo(f"wrote {output}; {beside}")
+    say(f"wrote {output}; {beside}")
 
 
 @one_sentence
@@ -92,7 +94,7 @@ def points(
     kept = (results / record.suite / "runs").is_dir()
     placebo = lines.placebo_of(record, read_records(results, record.suite) if kept else [])
     write_file(output, picture.svg(record, features, placebo))
-    typer.echo(f"wrote {output}" + ("" if features else f"; no map of features: {lacking}"))
+    say(f"wrote {output}" + ("" if features else f"; no map of features: {lacking}"))
 
 
 @one_sentence
@@ -102,16 +104,15 @@ def export(
     results: Results = Path("results"),
 ) -> None:
     """Writes a run's policy as JSON, which `bench.augment.export.load` turns into a transform."""
-    from bench.augment.export import PolicyTransform, rebuild, save
-    from bench.errors import ConfigError
+    from bench.augment.export import PolicyTransform, save
+    from bench.preview import policy_of
     from bench.record import find_record
 
     record = find_record(results, run)
-    if record.policy is None:
-        raise ConfigError(f"run {record.hash}: it failed and left no policy")
-    PolicyTransform(rebuild(record.policy))  # or it says why not
+    PolicyTransform(policy_of(record))  # or it says why not
+    assert record.policy is not None
     about: dict[str, Any] = {"method": record.method.spec, "run": record.hash}
     if record.task is not None and record.bill is not None:
         about |= {"task": record.task.name, "flops": record.bill.flops}
     save(record.policy, output, about)
-    typer.echo(f'wrote {output}; use: bench.augment.export.load("{output}")')
+    say(f'wrote {output}; use: bench.augment.export.load("{output}")')

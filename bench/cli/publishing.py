@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.common import Plugins, Results, one_sentence, plugins
+from bench.cli.common import Plugins, Results, one_sentence, plugins, say
 
 
 @one_sentence
@@ -47,16 +47,16 @@ def publish(
     request = checking.Request(suite, results, root, seed, record, rerun_minutes)
     if refresh:
         for path in checking.refresh(request):
-            typer.echo(f"wrote {path}")
+            say(f"wrote {path}")
     done = checking.check(request, plugins(plugin), typer.echo)
     findings = done.findings
     for level, text in findings.lines():
-        typer.echo(f"{level:5} {text}")
-    typer.echo(
+        say(f"{level:5} {text}")
+    say(
         f"{done.name}: {len(findings.problems)} problems, {len(findings.notes)} notes, "
         f"{len(findings.unverified)} things not checked, {len(findings.verified)} checks passed"
     )
     if not check and (findings.ok or anyway):
-        typer.echo(f"release: {release(request, done, output, anyway)}")
+        say(f"release: {release(request, done, output, anyway)}")
     if not findings.ok:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.common import Results, one_sentence
+from bench.cli.common import Results, one_sentence, say
 
 
 @one_sentence
@@ -35,4 +35,4 @@ def report(
         known=known is not None,
     )
     size = paths[0].stat().st_size / 1e6
-    typer.echo(f"wrote {paths[0]} ({size:.1f} MB) and {len(paths) - 1} pictures and tables")
+    say(f"wrote {paths[0]} ({size:.1f} MB) and {len(paths) - 1} pictures and tables")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.common import Plugins, Results, one_sentence, plugins
+from bench.cli.common import Plugins, Results, one_sentence, plugins, say
 
 if TYPE_CHECKING:
     from bench.request import Request
@@ -124,6 +124,6 @@ def _carry_out(request: "Request", plugin: list[Path] | None, tflops: float | No
     if request.dry_run:
         from bench.projection import Assumption, projection
 
-        typer.echo(projection(campaign, found, None if tflops is None else Assumption(tflops)))
+        say(projection(campaign, found, None if tflops is None else Assumption(tflops)))
     elif not drive.complete(campaign):
         raise typer.Exit(1)

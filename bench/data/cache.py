@@ -25,6 +25,7 @@ from bench.errors import DataError
 
 FORMAT = 1
 _META = "meta.json"
+_KEYS = {"frame", "counts", "dropped", "unreadable", "digest"}
 _CHUNK = 64 << 20
 
 
@@ -44,10 +45,12 @@ def read(folder: Path) -> tuple[Decoded, str] | None:
     """
     try:
         meta = json.loads((folder / _META).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise DataError(f"the image cache '{folder}' cannot be read ({reason(error)}).") from error
+    if not isinstance(meta, dict) or meta.keys() != _KEYS:
+        return None
     frame = Frame(*meta["frame"])
     images: dict[str, Tensor] = {}
     for split, count in meta["counts"].items():

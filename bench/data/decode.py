@@ -47,7 +47,8 @@ _TURN = {
 # What Pillow's decoders raise on damaged or hostile input.
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
-    *(ArithmeticError, RuntimeError, MemoryError, struct.error, zlib.error),
+    *(ArithmeticError, AssertionError, AttributeError, RuntimeError, MemoryError),
+    *(struct.error, zlib.error),
     Image.DecompressionBombError,
 )
 

@@ -1,6 +1,8 @@
 """Image folders: `folder:PATH` with one subfolder per class, or such folders per split."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +136,8 @@ def _images(path: Path, folder: Path) -> Iterator[File]:
             if _hidden(file) or full.suffix.lower() not in EXTENSIONS:
                 continue
             status = full.stat()
+            if not stat.S_ISREG(status.st_mode):  # to open a pipe is to wait for ever
+                raise OSError(errno.EINVAL, "it is no regular file", str(full))
             relative = full.relative_to(path).as_posix()
             yield File(full, relative, folder.name, status.st_size, status.st_mtime_ns)
 

@@ -13,6 +13,7 @@ import torch
 from bench.data.decode import Pixels, Raw
 from bench.data.split import stratified
 from bench.errors import DataError
+from bench.plain import plain
 
 Integers = npt.NDArray[np.int64]
 TEST_FRACTION = 0.2
@@ -148,11 +149,21 @@ def check(
         skipped: Unreadable images left out, which may have been a class's last.
 
     Raises:
-        DataError: Fewer than two classes, or a class without images to train or to test on.
+        DataError: Fewer than two classes, names that no table can show, or a class without images
+            to train or to test on.
     """
     if len(classes) < 2:
         only = f", {classes[0]!r}" if classes else ""
         raise DataError(f"{name} has {len(classes)} class{only}, but needs two or more.")
+    for label in classes:
+        if plain(label) != label:
+            raise DataError(
+                f"{name}: class {label!r} has control characters in its name, or is no UTF-8: "
+                "rename it."
+            )
+    if len(set(classes)) < len(classes):
+        twice = next(label for label in classes if classes.count(label) > 1)
+        raise DataError(f"{name} has two classes called {twice!r}.")
     for split in ("train", "test"):
         if split in labels:
             counts = np.bincount(labels[split], minlength=len(classes))

@@ -84,7 +84,7 @@ def _fetched(make: Callable[[], Any], problem: str, needed: str, place: Path) ->
         warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
         try:
             return make()
-        except (OSError, RuntimeError, EOFError) as error:
+        except Exception as error:  # whatever torchvision says of files that are damaged
             raise DataError(
                 f"{problem} ({reason(error)}): put {needed} into '{place}'."
             ) from error

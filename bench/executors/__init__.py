@@ -6,7 +6,7 @@ to promise stands here once: a retry, which goes on from the journal, and one `D
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -21,8 +21,8 @@ Event = tuple[Job, Started | Tick | Part | Done]
 class Executor(ABC):
     """Makes records out of jobs, anywhere."""
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
-        """Runs jobs in order, once more after a failure; ends what still runs if left early.
+    def run(self, jobs: Iterable[Job]) -> Generator[Event, None, None]:
+        """Runs jobs in order, once more after a failure; ends what still runs if closed early.
 
         Raises:
             ConfigError: If there is no such place, or it is taken.

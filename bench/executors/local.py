@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from bench import memory
 from bench.executors import Executor
 from bench.executors.devices import held
 from bench.worker import Done, Job, Lost, Message, receive, work
@@ -91,5 +92,5 @@ class LocalProcesses(Executor):
 def _cause(code: int | None) -> str:
     """How a process ended, from its exit code."""
     how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    hint = " (often: out of memory)" if code == -9 else ""
+    hint = f" (often: out of memory; then {memory.ADVICE['cpu']})" if code == -9 else ""
     return f"the run's process ended by {how}{hint}"

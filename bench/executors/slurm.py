@@ -2,7 +2,13 @@
 
 A run's process leaves its messages in a folder of its own, one file each.  Its finished parts
 stay there until it is done.  So a run that Slurm preempts, or whose time is up, is put back into
-the queue and goes on from them, with the same job number.
+the queue and goes on from them, or from a later checkpoint, with the same job number.
+
+Messages are pickled, as submitit pickles jobs: whoever can write to that folder can run code.  It
+is made for one campaign, and only its owner may enter it.
+
+Nobody adopts the jobs of a driver that was killed.  They end by themselves: as soon as another
+driver is at work among the same records and has removed their folder, else some minutes later.
 """
 
 import os
@@ -18,16 +24,17 @@ from typing import Any
 
 import submitit
 
+from bench.atomic import replace_file
 from bench.errors import ConfigError, DataError
 from bench.executors import Executor
 from bench.executors.devices import held, visible
 from bench.executors.remote import Sent
-from bench.record import replace_file
 from bench.worker import Done, Job, Lost, Message, Part, Started, Tick, make
 
 POLL_SECONDS = 0.5
 TICK_SECONDS = 5.0
 SILENCE_SECONDS = 600.0  # after which a driver is gone: it gives a sign whenever it looks
+GONE = "augbench: the driver is gone, the run ends"
 
 
 class Mailbox:
@@ -86,9 +93,13 @@ class Task:
     driver: Path
 
     def __call__(self) -> None:
-        """Runs the job in this process, and leaves its messages."""
+        """Runs the job in this process, and leaves its messages.
+
+        Raises:
+            SystemExit: If the driver is gone, which gives signs as long as it lives.
+        """
         box = Mailbox(self.box)
-        box.put(Started())
+        self._tell(box, Started())
         try:
             with self.sent.unpacked() as job:
                 finished = (part.entry for part in box.parts())
@@ -98,18 +109,20 @@ class Task:
                     done = make(job, lambda message: self._tell(box, message), TICK_SECONDS)
         except (ConfigError, DataError) as error:
             done = Done(refused=str(error))
-        box.put(done)
+        self._tell(box, done)
 
     def checkpoint(self) -> Any:
         """What Slurm shall run in this job's place once it is interrupted: the same again."""
         return submitit.helpers.DelayedSubmission(self)
 
     def _tell(self, box: Mailbox, message: Message) -> None:
+        if not self.driver.exists():  # another one has removed what this one had left
+            raise SystemExit(GONE)
         path = box.put(message)
         # Both times are the file system's own.
         age = path.stat().st_mtime - self.driver.stat().st_mtime
-        if isinstance(message, Tick) and age > SILENCE_SECONDS:
-            raise SystemExit("augbench: the driver is gone, the run ends")
+        if isinstance(message, Started | Tick) and age > SILENCE_SECONDS:
+            raise SystemExit(GONE)
 
 
 @dataclass
@@ -147,6 +160,8 @@ class SlurmArray(Executor):
         """Makes the folder; in the end cancels what still runs, and removes it."""
         if self.cluster == "slurm" and shutil.which("srun") is None:
             raise ConfigError("--executor slurm: this machine has no Slurm: srun was not found")
+        for left in self.folder.glob("slurm-*"):  # by drivers that were killed: see `bench.lock`
+            shutil.rmtree(left, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._place = Path(mkdtemp(prefix="slurm-", dir=self.folder)).resolve()
         try:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from bench.plain import plain
 from bench.publish.papers import PAPERS, Paper
 
 DEVELOPERS = "The augbench developers"
@@ -48,4 +49,4 @@ def _reference(paper: Paper) -> list[str]:
 
 def _text(value: str | int) -> str:
     """A scalar; a JSON string is a YAML string."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(plain(value) if isinstance(value, str) else value, ensure_ascii=False)

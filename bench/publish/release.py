@@ -22,6 +22,7 @@ from bench.errors import ConfigError
 from bench.publish.checking import Checked, Request
 from bench.publish.citation import cff, unknown
 from bench.record import PROTOCOL_VERSION, Record
+from bench.report.text import markdown
 
 SUMS, VERDICT = "SHA256SUMS", "CHECK.md"
 DIGITS = 8
@@ -138,7 +139,12 @@ def verdict(done: Checked, without_paper: list[str]) -> str:
     lines = [f"# Check of {done.name}", "", head]
     for title, sentences in parts.items():
         if sentences:
-            lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences)]
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                *(f"- {markdown(sentence)}" for sentence in sentences),
+            ]
     if done.rerun is not None:
         lines += ["", f"The record that was trained again was drawn with seed {done.seed}."]
     return "\n".join(lines) + "\n"

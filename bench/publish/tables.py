@@ -4,10 +4,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.atomic import write_text
 from bench.config import Suite
 from bench.errors import RecordError
 from bench.publish.findings import Findings
-from bench.record import read_records, write_text
+from bench.record import read_records
 from bench.report import leaderboard, notes, readme
 from bench.report.table import Leaderboard
 

@@ -26,6 +26,8 @@ def check(records: Sequence[Record], suite: str) -> None:
     for record in records:
         if record.status == "ok" and None in (record.scores, record.task, record.bill):
             raise RecordError(f"record {record.hash} is marked ok but lacks task, scores or bill")
+        if record.bill is not None and not min(record.bill.rt_flops, record.bill.rt_seconds) > 0:
+            raise RecordError(f"record {record.hash} has a reference training that cost nothing")
     _one_run_a_cell(records)
     _one_task_a_name(records)
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 
+from bench.atomic import write_text
 from bench.errors import RecordError
-from bench.record import Record, read_records, write_text
+from bench.record import Record, read_records
 from bench.report.checks import check, conditions
 from bench.report.matrix import Runs, matrix
 from bench.report.paper import Published

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from bench.errors import RecordError
 from bench.report import console, ladder
 from bench.report.table import Leaderboard
+from bench.report.text import markdown
 
 COLUMNS = ("place", "method", "Δ %", "W/T/L", "error %", "time", "FLOPs")
 BLOCK = re.compile(r"(<!-- leaderboard (\S+)(?: (\S+))? -->\n)(.*?)(<!-- end -->)", re.S)
@@ -51,7 +52,7 @@ def block(
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+    lines = [heads, ["---"] * len(heads), *(map(markdown, row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -7,7 +7,8 @@ from typing import IO
 
 import pandas as pd
 
-from bench.record import Record, replace_file, write_text
+from bench.atomic import replace_file, write_text
+from bench.record import Record
 from bench.report import latex, leaderboard, page, pictures
 from bench.report.page import Labels
 from bench.report.render import csv

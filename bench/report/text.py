@@ -1,7 +1,9 @@
 """Numbers and names as text: signs, intervals, units, escaping."""
 
+import re
 from math import ceil, floor, isnan, log10
 
+from bench.plain import plain
 from bench.report.statistics import Effect
 
 NOTHING = "–"
@@ -10,17 +12,25 @@ NOTHING = "–"
 _MARKDOWN = str.maketrans(
     {char: f"\\{char}" for char in "\\`*|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 )
+_FORMULAS = frozenset("=+-@\uff1d\uff0b\uff0d\uff20")
+_LINKS = re.compile(r"(\]\(|://|@)|(www)\.", re.IGNORECASE)
+"""What begins a link, or what a reader of Markdown may take for one."""
 
 
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is: on one line, without markup, HTML or cell borders."""
-    line = " ".join(text.split())
-    return line.translate(_MARKDOWN).replace("](", "]\\(")
+    line = plain(" ".join(text.split())).translate(_MARKDOWN)
+    return _LINKS.sub(_unlinked, line)
+
+
+def _unlinked(found: re.Match[str]) -> str:
+    return f"{found[2]}\\." if found[2] else f"{found[1][:-1]}\\{found[1][-1]}"
 
 
 def cell(text: str) -> str:
-    """Text for a CSV cell: what a spreadsheet would run as a formula gets an apostrophe."""
-    return "'" + text if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+    """Text for a CSV cell, on one line; what a spreadsheet might run gets an apostrophe."""
+    formula = text[:1] in {"\t", "\r", "\n"} or text.lstrip()[:1] in _FORMULAS
+    return "'" + plain(text) if formula else plain(text)
 
 
 def number(value: float | int | None) -> str:

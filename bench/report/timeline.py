@@ -6,10 +6,11 @@ its placebo on the same scale, where there is one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from bench.errors import ConfigError
+from bench.errors import ConfigError, RecordError
 from bench.record import Record
 from bench.report.svg import PALE, RIGHT, WIDTH, Array, heading, heat, page, text
 
@@ -26,14 +27,29 @@ class Series:
 
 
 def series(record: Record) -> dict[str, Series]:
-    """The record's series whose values are lists, by name."""
-    found = {}
-    for name, data in (record.trace or {}).items():
-        if data["value"] and isinstance(data["value"][0], list):
-            values = np.array(data["value"], dtype=np.float64)  # null becomes NaN
-            if values.ndim == 2:
-                found[name] = Series(np.array(data["step"], dtype=np.float64), values)
-    return found
+    """The record's series whose values are lists, by name.
+
+    Raises:
+        RecordError: If its trace is not as runs write it.
+    """
+    try:
+        read = {name: _series(data) for name, data in record.trace.items()}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RecordError(f"run {record.hash}: its trace holds no series ({error})") from error
+    return {name: one for name, one in read.items() if one is not None}
+
+
+def _series(data: Mapping[str, Any]) -> Series | None:
+    """What a trace has under one name; None if its values are numbers, not lists of such."""
+    if not data["value"] or not isinstance(data["value"][0], list):
+        return None
+    values = np.array(data["value"], dtype=np.float64)  # null becomes NaN
+    steps = np.array(data["step"], dtype=np.float64)
+    if values.ndim != 2:
+        return None
+    if steps.shape != values.shape[:1] or np.isnan(values).all():
+        raise ValueError("as many steps as values, and a value that is known")
+    return Series(steps, values)
 
 
 def placebo_of(record: Record, others: Sequence[Record]) -> Record | None:
@@ -104,7 +120,7 @@ def _row(
     low, high = float(np.nanmin(every)), float(np.nanmax(every))
     out = []
     for row in range(rows):
-        name = labels[row] if labels else str(row + 1)
+        name = labels[row] if labels and row < len(labels) else str(row + 1)
         middle = y + 20 + (row + 0.5) * height / rows + 4
         out.append(text(LABELS - 6, middle, name, RIGHT))
     for number, (panel, title) in enumerate(zip(panels, titles, strict=False)):

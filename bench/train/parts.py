@@ -119,7 +119,8 @@ class Parts(Running):
     def _apart(self, title: str) -> Iterator[Trace]:
         """Streams, trace and kept objects of a block's own."""
         names = "run", self.seed, title
-        own = {"_streams": Streams(*names), "trace": Trace(), "_kept": {}}
+        outside = {f"[{name}]": one for name, one in self._kept.items()}  # checkpoints need it too
+        own = {"_streams": Streams(*names), "trace": Trace(), "_kept": outside}
         outer = {name: getattr(self, name) for name in (*own, "_observe")}
         devices = [self.task.device] if self.task.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

@@ -53,7 +53,7 @@ class Running:
         self.prices: dict[str, float] = {}
         self.plans: list[dict[str, int]] = []
         self.tallies: dict[str, int] = {"steps": 0, "images_seen": 0, "policy_updates": 0}
-        self.trace = Trace()
+        self.trace = self._outer = Trace()  # a part has one of its own
         self._meter = meter
         self._observe = observe
         self._observer: object = observe  # in parts too, where it sees nothing
@@ -122,7 +122,8 @@ class Running:
             return total
         saved = checkpoints.step(self._title, total)
         self._restore(saved["state"])
-        self.trace.load_state_dict(saved["trace"])
+        for trace, points in zip(self._traces(), saved["traces"], strict=True):
+            trace.load_state_dict(points)
         self._mark = saved["mark"]
         done: int = saved["done"]
         return done
@@ -138,7 +139,8 @@ class Running:
             place = {"title": self._title, "total": total, "done": done}
             inside = self._journal.past if self._title else []
             known = {"entries": self._main.past, "inside": inside, "ended": self._ended}
-            known |= {"mark": self._mark, "trace": on_host(self.trace.state_dict())}
+            traces = [on_host(trace.state_dict()) for trace in self._traces()]
+            known |= {"mark": self._mark, "traces": traces}
             worked = {"worked": vars(self._worked())}
             checkpoints.put(place | known | worked | {"state": self._state(scope)}, clock.now())
             checkpoints.seconds += clock.now() - began
@@ -156,6 +158,10 @@ class Running:
             self._ended.append(loop | {"state": self._state(scope)})
 
     # States
+
+    def _traces(self) -> list[Trace]:
+        """The run's trace, and that of the part that is being done."""
+        return [self._outer] if self.trace is self._outer else [self._outer, self.trace]
 
     def _state(self, scope: Scope) -> State:
         """Everything that changes, as far as it is from before a loop."""

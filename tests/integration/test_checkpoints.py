@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.integration.test_run import bits
 
 METHOD = '''
@@ -56,6 +58,7 @@ def made(augbench: Command, folder: Path, at: int, *more: str) -> tuple[dict[str
     return record, (folder / "steps").stat().st_size
 
 
+@pytest.mark.slow  # test_executors.py kills a worker without the command around it
 def test_a_kill_costs_a_step_and_no_bit(augbench: Command, tmp_path: Path) -> None:
     whole, steps = made(augbench, tmp_path / "whole", 0)
     killed, again = made(augbench, tmp_path / "killed", 41)

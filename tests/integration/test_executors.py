@@ -1,5 +1,6 @@
 """The same jobs in every place: the same bits, one end each, and dead workers that are retried."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -21,7 +22,7 @@ from tests.integration.test_run import bits
 from tests.unit.test_request import REQUEST
 
 METHOD = '''
-"""Two parts and a training.  What a file in MARKS says happens once, between the parts."""
+"""Two parts, or many steps.  What a file in MARKS says happens once, in the middle of them."""
 
 import os
 import signal
@@ -34,35 +35,65 @@ from bench.method import Fitted, Method
 from bench.train.loops import fit
 
 
+def passed(name):
+    """How often this was called, in all processes."""
+    path = Path(os.environ["MARKS"]) / name
+    with path.open("ab") as file:
+        file.write(b".")
+    return path.stat().st_size
+
+
+def happens():
+    marks = Path(os.environ["MARKS"])
+    if not (marks / "happens").exists():
+        return
+    what = (marks / "happens").read_text()
+    (marks / "pid").write_text(str(os.getpid()))
+    (marks / "happens").rename(marks / "happened")
+    if what == "exit":
+        os._exit(3)
+    if what == "wait":
+        time.sleep(600)
+    victim = parent_process().pid if what == "host" else os.getpid()
+    os.kill(victim, getattr(signal, what, signal.SIGKILL))
+    time.sleep(60 if what == "host" else 0)
+
+
 class Parts(Method):
     name = "parts"
 
     def run(self, session):
-        marks = Path(os.environ["MARKS"])
         for number in range(2):
-            if number and (marks / "happens").exists():
-                what = (marks / "happens").read_text()
-                (marks / "happens").rename(marks / "happened")
-                if what == "exit":
-                    os._exit(3)
-                if what == "wait":
-                    (marks / "pid").write_text(str(os.getpid()))
-                    time.sleep(600)
-                victim = parent_process().pid if what == "host" else os.getpid()
-                os.kill(victim, getattr(signal, what, signal.SIGKILL))
-                time.sleep(60 if what == "host" else 0)
-            session.once("part", lambda: self._part(session, marks), number=number)
+            if number:
+                happens()
+            session.once("part", lambda: self._part(session), number=number)
         learner = session.learner()
         fit(session, learner, Identity(), steps=5)
         return Fitted(learner, Identity())
 
-    def _part(self, session, marks):
-        with (marks / "parts").open("ab") as file:
-            file.write(b".")
+    def _part(self, session):
+        passed("parts")
         return session.validate(session.learner()).error
+
+
+class Steps(Identity):
+    def sample(self, index, rng):
+        if passed("steps") == 12:
+            happens()
+        return super().sample(index, rng)
+
+
+class Trains(Method):
+    name = "trains"
+
+    def run(self, session):
+        learner = session.learner()
+        fit(session, learner, Steps())
+        return Fitted(learner, Steps())
 '''
 
-ENTRIES = 3  # of its journal: what the reference costs, and two parts
+ENTRIES = 3  # of a journal: what the reference costs, and two parts
+STEPS = 20
 Heard = dict[str, list[Any]]
 
 
@@ -75,24 +106,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def marks(place: Path) -> Path:
-    """The same, without marks."""
-    for path in place.iterdir():
-        path.unlink()
-    return place
-
-
 @pytest.fixture(scope="module")
 def jobs(place: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
-    """A plain training, and the method above."""
+    """A plain training, and the two methods above, which save their state before every step."""
     folder = tmp_path_factory.mktemp("plugin")
-    (folder / "parts.py").write_text(METHOD)
+    (folder / "own.py").write_text(METHOD)
     request = replace(
-        REQUEST, methods=("none", "parts"), budgets=("1",), seeds=1, steps=20, devices="cpu",
-        results=folder / "results",
+        REQUEST, methods=("none", "parts", "trains"), budgets=("1",), seeds=1, steps=STEPS,
+        devices="cpu", results=folder / "results", checkpoint_minutes=1e-9,
     )  # fmt: skip
-    return drive.plan(request, plugins([folder / "parts.py"])).jobs
+    return drive.plan(request, plugins([folder / "own.py"])).jobs
+
+
+@pytest.fixture
+def marks(place: Path, expected: dict[str, Any], jobs: list[Job]) -> Path:
+    """Where marks are, without any, and without states of earlier runs."""
+    saving = jobs[0].saving
+    assert saving is not None
+    for path in (*place.iterdir(), *saving.folder.iterdir()):
+        path.unlink()
+    return place
 
 
 def heard(executor: Executor, jobs: list[Job]) -> Heard:
@@ -125,10 +158,11 @@ def told(events: list[Any]) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def expected(jobs: list[Job]) -> dict[str, Any]:
+def expected(jobs: list[Job], place: Path) -> dict[str, Any]:
     """What local processes make of the jobs."""
     found = heard(LocalProcesses([None, None]), jobs)
-    assert [entries(events) for events in found.values()] == [0, ENTRIES]
+    assert [entries(events) for events in found.values()] == [0, ENTRIES, 0]
+    assert len((place / "steps").read_text()) == STEPS + 1, "the rehearsal"
     return {name: told(events) for name, events in found.items()}
 
 
@@ -146,7 +180,51 @@ def check_retry(
     assert entries(events) == ENTRIES
 
 
+def check_checkpoint(
+    executor: Executor, job: Job, marks: Path, expected: dict[str, Any], what: str = "SIGKILL"
+) -> None:
+    """A worker that ends within a training is followed by one that goes on at that step."""
+    (marks / "happens").write_text(what)
+    check_bill(heard(executor, [job])[job.name], job, marks, expected)
+
+
+def check_bill(events: list[Any], job: Job, marks: Path, expected: dict[str, Any]) -> None:
+    """The same bits as without the kill, which has cost a rehearsal and a step."""
+    assert told(events) == expected[job.name]
+    assert (marks / "happened").exists()
+    again = len((marks / "steps").read_text()) - (STEPS + 1)
+    assert again == 2, "the rehearsal, and the step that was cut off"
+    bill = record(events).bill
+    assert bill is not None
+    assert bill.redone_flops == bill.flops // STEPS, "no FLOP of the cut step is in"
+    assert bill.checkpoint_seconds > 0
+
+
 # On this machine
+
+
+def test_a_local_worker_that_dies_in_a_training_is_followed_by_another_at_that_step(
+    jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    check_checkpoint(LocalProcesses([None]), jobs[2], marks, expected)
+
+
+def test_a_worker_that_is_taken_for_dead_ends_when_another_goes_on(
+    jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    (marks / "happens").write_text("SIGSTOP")
+    stale = LocalProcesses([None])
+    with stale.opened():
+        stale.start(jobs[2])
+        wait_for((marks / "happened").exists)
+        events = heard(LocalProcesses([None]), jobs[2:])[jobs[2].name]
+        check_bill(events, jobs[2], marks, expected)
+        process = stale._running[jobs[2].name].process
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGCONT)
+        process.join(60)
+        assert process.exitcode == 1
+    check_bill(events, jobs[2], marks, expected)  # it has taken no step
 
 
 def test_a_local_worker_that_dies_is_followed_by_another(
@@ -169,7 +247,7 @@ def test_one_who_leaves_early_ends_what_runs(jobs: list[Job], marks: Path) -> No
 
 def test_a_hosted_job_is_the_same(jobs: list[Job], expected: dict[str, Any], marks: Path) -> None:
     sent = Sent.of(jobs[1])
-    assert list(sent.files) == ["parts.py"]
+    assert list(sent.files) == ["own.py"]
     here = os.getcwd()
     messages = list(hosted(sent))
     assert os.getcwd() == here
@@ -227,14 +305,68 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]
         process.wait(timeout=60)
 
 
-def test_a_slurm_job_that_is_preempted_goes_on(
+PREEMPTED = "SIGUSR2"  # what Slurm sends before it takes the node away
+
+
+def test_a_slurm_job_is_the_same(
     slurm: Executor, jobs: list[Job], expected: dict[str, Any], marks: Path, tmp_path: Path
 ) -> None:
-    (marks / "happens").write_text("SIGUSR2")  # what Slurm sends before it takes the node away
-    found = heard(slurm, jobs)
-    assert {name: told(events) for name, events in found.items()} == expected
+    found = heard(slurm, jobs[:1])
+    assert told(found[jobs[0].name]) == expected[jobs[0].name]
+    assert not list((tmp_path / "slurm").iterdir())
+
+
+def test_a_slurm_job_that_is_queued_again_goes_on_at_that_step(
+    jobs: list[Job], expected: dict[str, Any], marks: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit")
+    from bench.executors.slurm import Mailbox, Task
+
+    (marks / "happens").write_text("SIGKILL")
+    (tmp_path / "driver").touch()
+    task = Task(Sent.of(jobs[2]), tmp_path / "box", tmp_path / "driver")
+    for code in (-signal.SIGKILL, 0):
+        process = multiprocessing.get_context("forkserver").Process(target=task)
+        process.start()
+        process.join()
+        assert process.exitcode == code
+    check_bill(list(Mailbox(tmp_path / "box").unread()), jobs[2], marks, expected)
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_preempted_in_a_training_goes_on_at_that_step(
+    slurm: Executor, jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    check_checkpoint(slurm, jobs[2], marks, expected, PREEMPTED)
+
+
+@pytest.mark.slow
+def test_a_slurm_job_that_is_preempted_between_parts_goes_on_beside_others(
+    slurm: Executor, jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    (marks / "happens").write_text(PREEMPTED)
+    found = heard(slurm, jobs[:2])
+    assert {name: told(events) for name, events in found.items()}.items() <= expected.items()
     assert (marks / "happened").exists()
     assert (marks / "parts").read_text() == ".."
+
+
+@pytest.mark.slow
+def test_a_slurm_job_of_a_killed_driver_ends_when_another_goes_on(
+    slurm: Executor, jobs: list[Job], expected: dict[str, Any], marks: Path, tmp_path: Path
+) -> None:
+    from bench.executors.slurm import SlurmArray
+
+    (marks / "happens").write_text("SIGSTOP")
+    killed = SlurmArray(tmp_path / "slurm", cluster="local", minutes=5)
+    left = killed.run(jobs[2:])
+    next(left)  # and never looks again
+    wait_for((marks / "happened").exists)
+    events = heard(slurm, jobs[2:])[jobs[2].name]
+    pid = int((marks / "pid").read_text())
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: not alive(pid))
+    check_bill(events, jobs[2], marks, expected)
     assert not list((tmp_path / "slurm").iterdir())
 
 
@@ -265,7 +397,7 @@ def test_ray_makes_the_same(
 ) -> None:
     found = heard(cluster(), jobs)
     assert {name: told(events) for name, events in found.items()} == expected
-    assert [entries(events) for events in found.values()] == [0, ENTRIES]
+    assert [entries(events) for events in found.values()] == [0, ENTRIES, 0]
 
 
 @pytest.mark.slow
@@ -281,6 +413,29 @@ def test_a_run_or_a_worker_of_ray_that_dies_is_followed_by_another(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["SIGKILL", "host"])
+def test_a_training_on_ray_goes_on_from_its_checkpoint(
+    cluster: Callable[[], Executor],
+    jobs: list[Job],
+    expected: dict[str, Any],
+    marks: Path,
+    what: str,
+) -> None:
+    check_checkpoint(cluster(), jobs[2], marks, expected, what)
+
+
+@pytest.mark.slow
+def test_a_training_on_ray_begins_anew_where_no_folder_is_shared(
+    cluster: Callable[[], Executor], jobs: list[Job], expected: dict[str, Any], marks: Path
+) -> None:
+    (marks / "happens").write_text("SIGKILL")
+    own = replace(jobs[2], saving=None)  # as `Sent.unpacked` has it there
+    events = [event for _, event in cluster().run([own])]
+    assert told(events) == expected[own.name]
+    assert len((marks / "steps").read_text()) == 12 + STEPS + 1
+
+
+@pytest.mark.slow
 def test_who_leaves_ray_early_leaves_no_process(
     cluster: Callable[[], Executor], jobs: list[Job], marks: Path
 ) -> None:
@@ -289,11 +444,16 @@ def test_who_leaves_ray_early_leaves_no_process(
     for _, event in cluster().run([jobs[1]]):
         if isinstance(event, Part) and event.entry["name"].startswith("part"):
             break
-    gone = time.monotonic() + 60
-    while time.monotonic() < gone and (not pid.exists() or alive(int(pid.read_text()))):
-        time.sleep(0.1)
-    assert not pid.exists() or not alive(int(pid.read_text()))
+    wait_for(lambda: not pid.exists() or not alive(int(pid.read_text())))
 
 
 def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+def wait_for(found: Callable[[], bool]) -> None:
+    """Looks until something is so, for a minute."""
+    over = time.monotonic() + 60
+    while not found():
+        assert time.monotonic() < over
+        time.sleep(0.1)

@@ -11,20 +11,25 @@ from tests.conftest import ROOT
 
 PACKAGES = ("bench", "methods", "baselines")
 MODULE_LINES, FUNCTION_LINES = 400, 40
-BASE = ("bench.errors", "bench.rng")
+BASE = ("bench.errors", "bench.plain", "bench.rng")
 BELOW_TRAIN = ("bench.data", "bench.augment", "bench.networks")
 LIBRARY = (*BASE, *BELOW_TRAIN, "bench.train", "bench.method")
 # Layer -> the parts of this project that it may import; the first layer that fits a module counts.
 LAYERS: dict[str, tuple[str, ...]] = {
     "bench.errors": (),
+    "bench.plain": (),
+    "bench.atomic": (),
     "bench.rng": ("bench.errors",),
     "bench.data": (*BASE, "bench.data"),
     "bench.augment": (*BASE, "bench.augment"),
     "bench.networks": (*BASE, "bench.networks"),
     "bench.train": (*BASE, *BELOW_TRAIN, "bench.train"),
     "bench.method": LIBRARY,
-    "bench.record": ("bench.errors",),
-    "bench.report": ("bench.errors", "bench.record", "bench.report"),
+    "bench.record": ("bench.atomic", "bench.errors", "bench.plain"),
+    "bench.report": (
+        *("bench.atomic", "bench.errors", "bench.plain"),
+        *("bench.record", "bench.report"),
+    ),
     "bench.cli": PACKAGES,
     "bench": ("bench",),
     "methods": LIBRARY,

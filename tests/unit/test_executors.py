@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -144,7 +145,8 @@ def test_a_place_is_let_go_of_when_one_leaves_early_and_not_taken_for_nothing() 
 
 def test_the_causes_of_death() -> None:
     assert _cause(3) == "the run's process ended by exit code 3"
-    assert _cause(-9) == "the run's process ended by signal 9 (often: out of memory)"
+    killed = "the run's process ended by signal 9 (often: out of memory; then lower the recipe's "
+    assert _cause(-9).startswith(killed)
 
 
 # Options
@@ -344,9 +346,17 @@ def test_a_mailbox_keeps_parts_for_the_job_that_is_queued_again(tmp_path: Path) 
     assert Mailbox(tmp_path / "box").parts() == [PART, other]
 
 
-@pytest.mark.parametrize("silence", [0.0, 1e4])
+@pytest.mark.parametrize(
+    ("ending", "kinds"),
+    [
+        ("", [Started, Tick, Done]),
+        ("silent before", [Started]),
+        ("silent", [Started, Tick]),
+        ("removed", []),  # by another driver, with all that was there
+    ],
+)
 def test_a_slurm_job_whose_driver_is_gone_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silence: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, kinds: list[Any]
 ) -> None:
     pytest.importorskip("submitit")
     from bench.executors import slurm
@@ -354,21 +364,48 @@ def test_a_slurm_job_whose_driver_is_gone_ends(
     sent = Sent(replace(job("a"), origin=Origin.read()), str(tmp_path), {}, {})
     sent = replace(sent, job=replace(sent.job, plugin=Path("baselines/fixed.py")))
     sent = replace(sent, job=replace(sent.job, source=digest(ROOT / sent.job.plugin)))
-    driver = tmp_path / "driver"
+    driver = tmp_path / "slurm-1/driver"
+    driver.parent.mkdir()
     driver.touch()
-    os.utime(driver, (time.time() - silence,) * 2)
+
+    def silent() -> None:
+        os.utime(driver, (time.time() - 1e4,) * 2)
 
     def made(job: Job, tell: Callable[[Message], None], seconds: float) -> Done:
+        if ending == "silent":
+            silent()
+        if ending == "removed":
+            shutil.rmtree(driver.parent)
         tell(Tick("train", 0.5, None))
         return Done(skipped="never")
 
     monkeypatch.setattr(slurm, "make", made)
     monkeypatch.chdir(tmp_path)
-    task = slurm.Task(sent, tmp_path / "box", driver)
-    if silence:
+    if ending == "silent before":  # while the job waited in the queue
+        silent()
+    box = tmp_path / "slurm-1/box"
+    task = slurm.Task(sent, box, driver)
+    if ending:
         with pytest.raises(SystemExit, match="the driver is gone"):
             task()
     else:
         task()
-    kinds = [type(one) for one in slurm.Mailbox(tmp_path / "box").unread()]
-    assert kinds == ([Started, Tick] if silence else [Started, Tick, Done])
+    assert box.is_dir() == bool(kinds), "nothing is made where nobody reads"
+    if kinds:
+        assert [type(one) for one in slurm.Mailbox(box).unread()] == kinds
+
+
+def test_what_a_killed_driver_has_left_of_slurm_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    from bench.executors.slurm import SlurmArray
+
+    left = tmp_path / "slurm/slurm-abc"
+    left.mkdir(parents=True)
+    (left / "driver").touch()
+    array = SlurmArray(tmp_path / "slurm", cluster="local")
+    with array.opened():
+        assert not left.exists()
+        assert len(list((tmp_path / "slurm").iterdir())) == 1
+    assert not list((tmp_path / "slurm").iterdir())

@@ -306,7 +306,7 @@ def test_a_damaged_line_in_the_middle_is_refused(tmp_path: Path, line: int) -> N
     ]
     for change in changes:
         path.write_bytes(b"".join([*lines[:line], change(lines[line]), *lines[line + 1 :]]))
-        with pytest.raises(RecordError, match=r"abc.jsonl is damaged in line \d and .*move it"):
+        with pytest.raises(RecordError, match=r"abc.jsonl is damaged in line \d"):
             Partial.read(path, OWNER)
 
 

@@ -11,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from bench import record as schema
-from bench.errors import RecordError
-from bench.record import read_record, read_records, record_path, write_record, write_text
+from bench.atomic import write_text
+from bench.errors import Damaged, RecordError
+from bench.record import read_record, read_records, record_path, write_record
 from tests.golden.report_records import make
 
 
@@ -218,9 +219,35 @@ def test_an_altered_record_is_refused_in_one_sentence(
     path = tmp_path / f"{record.hash}.json"
     write_record(path, record)
     content = json.loads(path.read_text())
+    del content["checksum"]
     change(content)
     path.write_text(json.dumps(content))
-    refused(path)
+    assert "checksum" not in refused(path)
+
+
+def test_any_byte_that_is_changed_after_writing_is_noticed(tmp_path: Path) -> None:
+    record = make(trace={"loss": {"step": [1, 2], "value": [0.1, None]}})
+    path = tmp_path / f"{record.hash}.json"
+    write_record(path, record)
+    whole = path.read_bytes()
+    assert json.loads(whole)["checksum"] in whole.decode()
+    for place in range(len(whole)):
+        for bit in (0, 5):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            with pytest.raises(Damaged):
+                read_record(path)
+
+
+def test_a_record_older_than_checksums_is_read(tmp_path: Path) -> None:
+    record = make()
+    path = tmp_path / f"{record.hash}.json"
+    write_record(path, record)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "checksum" not in line))
+    assert path.read_text().count("\n") == len(lines) - 1
+    assert read_record(path) == record
 
 
 @pytest.mark.parametrize("kept", [0, 1, 0.5, -2])

@@ -62,8 +62,9 @@ def test_a_damaged_state_is_set_aside_in_a_sentence(saving: Saving, spoil: str) 
     found, sentences = said(saving)
     assert found.saved is None
     assert len(sentences) == 1
-    assert "abc.ckpt is damaged; it is now abc.damaged" in sentences[0]
-    assert saving.path.with_suffix(".damaged").read_bytes() == changed
+    aside = saving.folder.parent / "quarantine/abc.ckpt"
+    assert f"abc.ckpt is damaged; it is now {aside}" in sentences[0]
+    assert aside.read_bytes() == changed
     assert not saving.path.exists()
 
 
@@ -102,9 +103,18 @@ def test_without_the_driver_s_results_the_state_stays_on_this_machine(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     away = Saving(tmp_path / "results" / "suite" / "partial", "abc", OWNER, 5.0)
-    assert away.path == tmp_path / "temporary" / "augbench-partial" / "abc.ckpt"
+    assert away.path == tmp_path / "temporary" / f"augbench-{os.getuid()}" / "abc.ckpt"
     write_state(away.path, OWNER, STATE)
     assert away.begun()
+    assert said(away)[0].saved is not None
+    own = os.getuid()
+    monkeypatch.setattr("os.getuid", lambda: own + 1)
+    away.path.parent.symlink_to(tmp_path / "temporary" / f"augbench-{own}")
+    found, (sentence,) = said(away)
+    assert (found.saved, found.write) == (None, None), "another user could have put it there"
+    assert "belongs to somebody else" in sentence
+    monkeypatch.undo()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     away.clear_away()
     assert not away.begun()
 
@@ -124,6 +134,27 @@ def test_the_count_of_work_is_the_latest(tmp_path: Path) -> None:
     assert Worked(path).read() == Work(10**15 + 1, 12.5)
     path.write_bytes(b"12 12\n")
     assert Worked(path).read() == Work()
+
+
+@pytest.mark.parametrize("end", ["taken", "removed", "moved"])
+def test_who_is_taken_for_dead_and_lives_ends(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "abc.work"
+    first, second = Worked(path), Worked(path)
+    first.note(Work(10, 1.0))
+    if end == "taken":  # as a second process does
+        second.note(Work(11, 1.0))
+    elif end == "moved":
+        path.rename(tmp_path / "aside")
+    else:  # as the driver does when the run is finished
+        path.unlink()
+    with pytest.raises(SystemExit, match="another process goes on with this run"):
+        first.note(Work(20, 2.0))
+    if end == "taken":
+        assert second.read() == Work(11, 1.0)
+        second.note(Work(12, 1.5))
+        assert second.read() == Work(12, 1.5)
+    else:
+        assert not path.exists(), "it leaves nothing behind"
 
 
 def test_a_count_that_is_ahead_of_the_state_counts(saving: Saving) -> None:
