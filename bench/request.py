@@ -132,10 +132,9 @@ def slots_of(request: Request) -> tuple[list[str | None], Literal["cpu", "cuda"]
     Raises:
         ConfigError: If an option is wrong, or another executor's.
     """
-    for name, most in {"jobs": MOST_JOBS, "per_device": MOST_JOBS, "threads": MOST_JOBS}.items():
-        found = getattr(request, name)
-        if found is not None and found > most:
-            raise ConfigError(f"--{SPELT.get(name, name)} {found}: at most {most}")
+    for name in ("jobs", "per_device", "threads"):
+        if (getattr(request, name) or 0) > MOST_JOBS:
+            raise ConfigError(f"--{SPELT.get(name, name)}: at most {MOST_JOBS}")
     if request.executor not in OPTIONS:
         known = ", ".join(OPTIONS)
         raise ConfigError(f"--executor {request.executor!r}: the executors are {known}")

@@ -5,9 +5,9 @@ and tensors as torch saves them; they are read as such and nothing else, no code
 `.work` counts what processes have done for the run, those that were killed included.
 
 One process at a time works for a run, and `.work` is its own: it makes that file anew and looks at
-it before every step and state.  So whoever is taken for dead and lives, on a machine that was out
-of reach or under a driver that was killed, finds another's file there and ends.  Even in between
-nothing tears, for a state is replaced whole, and the state of either process is a good one.
+it before the next step every second.  So whoever is taken for dead and lives, on a machine that
+was out of reach or under a driver that was killed, finds another's file there and ends.  Even in
+between nothing tears: a state is replaced whole, and the state of either process is a good one.
 """
 
 import errno
@@ -18,6 +18,7 @@ import os
 import pickle
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -104,10 +105,12 @@ class Worked:
 
     Args:
         path: The file, made when there is something to count; whoever made the last one counts.
+        every: Seconds between two looks at whether that is still this one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, -1
+    def __init__(self, path: Path, every: float = 1.0) -> None:
+        self._path, self._every = path, every
+        self._file, self._looked = -1, 0.0
 
     def note(self, work: Work) -> None:
         """Writes the count; no kill of the process undoes that, a power cut may.
@@ -119,10 +122,13 @@ class Worked:
         if self._file < 0:
             replace_file(self._path, lambda file: file.write(text))
             self._file = os.open(self._path, os.O_WRONLY)
-        elif not self._own():
-            raise SystemExit("augbench: another process goes on with this run, and this one ends")
-        else:
-            os.pwrite(self._file, text, 0)
+        if (now := time.monotonic()) - self._looked >= self._every:
+            self._looked = now
+            if not self._own():
+                raise SystemExit(
+                    "augbench: another process goes on with this run, and this one ends"
+                )
+        os.pwrite(self._file, text, 0)
 
     def _own(self) -> bool:
         """Whether the file is still the one that this process made."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.config import Suite, find_suite, load_suite
+from bench.config import Suite, find_suite, folder_name, load_suite
 from bench.data.sources import canonical
 from bench.errors import RecordError
 from bench.plugins import Plugin
@@ -73,8 +73,8 @@ def named(suite: str, results: Path) -> tuple[str, Suite | None]:
         ConfigError: If there is neither.
     """
     known = suite.endswith(".toml") or find_suite(suite) is not None
-    if not known and (results / suite / "runs").is_dir():
-        return suite, None
+    if not known and (results / folder_name(suite) / "runs").is_dir():
+        return folder_name(suite), None
     found = load_suite(suite)
     return found.name, found
 

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench import sidefile
+from bench import quarantine, sidefile
 from bench.config import RunConfig, run_hash
 from bench.data.sources import fingerprint
 from bench.errors import ConfigError, DataError, RecordError
@@ -42,8 +42,13 @@ def readable(folder: Path, findings: Findings) -> list[Record]:
         f"{path.name}: no record" for path in sorted(folder.iterdir()) if path.suffix != ".json"
     ]
     findings.verify(f"{len(found)} records are whole and bear the name of their hash", problems)
-    if partial := sorted((folder.parent / "partial").glob("*.jsonl")):
-        findings.notes.append(f"{len(partial)} runs are begun and not finished")
+    if begun := {path.stem for path in (folder.parent / "partial").glob("[!.]*")}:
+        findings.notes.append(f"{len(begun)} runs are begun and not finished")
+    if aside := sorted((folder.parent / quarantine.FOLDER).glob("*")):
+        findings.notes.append(
+            f"{len(aside)} files that could not be trusted are set aside in {quarantine.FOLDER}/; "
+            "nothing of them is in any table"
+        )
     return found
 
 

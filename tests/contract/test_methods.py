@@ -25,17 +25,29 @@ SLOW = {
     # The other choices of these options run the same lines, or their numeric tests take them.
     "autodo": (
         *("variant=a", "variant=aw", "variant=sha", "view=upsampled"),
-        *("moments=lazy", "spread=deviation", "schedule=own"),
+        *("moments=lazy", "spread=deviation", "schedule=own", "variant=static"),
     ),
-    "fds": ("logits=each", "validation=redrawn", "horizon=window", "final=best"),
-    "gar": ("space=wide-long", "reward=nslr"),
+    "fds": ("logits=each", "validation=redrawn", "horizon=window", "final=best", "gates=soft"),
+    "gar": ("space=wide-long", "reward=nslr", "estimator=jvp"),
     "pbt": ("mode=replay",),
-    "hba": ("layers=bn", "layers=conv+bn"),
-    "stn": ("layers=conv+bn", "validation=train"),
+    "hba": (
+        *("layers=bn", "layers=conv+bn", "layers=first-conv", "validation=train"),
+        *("space=pba-centred", "space=pba-raw"),
+    ),
+    "halving": ("scheduler=hyperband",),
+    "hypergradient-descent": ("start=log", "learns=rate"),
+    "ohl": ("momentum=own", "momentum=zero"),
+    "stn": ("layers=conv+bn", "layers=conv", "validation=train"),
+    # `standard`, `uniformaugment` and `mixup` are filled too.
+    **dict.fromkeys(
+        ("trivialaugment", "autoaugment", "randaugment", "cutout", "cutmix", "augmix"),
+        ("length=filled",),
+    ),
     # BoTorch and Ax take half a minute to import; before its first model GP draws as TPE does, and
     # `joint` contains these spaces; `recipe-wide` trains as `optimiser-wide`.
     "search": (
-        *("proposer=botorch", "proposer=ax", "proposer=gp"),
+        *("proposer=botorch", "proposer=ax", "proposer=gp", "proposer=sobol", "proposer=cma-es"),
+        *("space=policy", "space=optimiser-log", "space=optimiser-steps"),
         *("space=randaugment", "space=recipe-log", "space=recipe-wide", "space=regularisers-grid"),
     ),
 }

@@ -1,4 +1,4 @@
-"""Runs the `augbench` command as its user would: in a process of its own."""
+"""Runs the `augbench` command as its user would, in this process or in one of its own."""
 
 import os
 import subprocess
@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from bench.cli import app
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -46,7 +49,7 @@ class Flaky(Method):
     name = "flaky"
 
     def run(self, session):
-        marker = Path(os.environ["FLAKY_MARKER"])
+        marker = Path(MARKER)
         if not marker.exists():
             marker.touch()
             raise RuntimeError("the first try")
@@ -95,8 +98,23 @@ class Slow(Method):
 
 
 @pytest.fixture
-def augbench(tmp_path: Path) -> Command:
-    """Calls `augbench ARGUMENTS` in an empty folder, with time to spare."""
+def augbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Calls `augbench ARGUMENTS` in an empty folder; imports and fork server serve all calls."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        done = CliRunner().invoke(app, arguments)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Command:
+    """The same in a process of its own, with time to spare, and variables of its environment."""
 
     def call(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -116,5 +134,5 @@ def augbench(tmp_path: Path) -> Command:
 def plugin(tmp_path: Path) -> Path:
     """A file with methods that fail."""
     path = tmp_path / "failing.py"
-    path.write_text(METHODS)
+    path.write_text(f"MARKER = {str(tmp_path / 'marker')!r}\n{METHODS}")
     return path

@@ -43,14 +43,14 @@ OPTIONS = "run --data digits --network small-cnn --steps 60 --budget 1 --seeds 1
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def made(augbench: Command, folder: Path, at: int, *more: str) -> tuple[dict[str, Any], int]:
+def made(alone: Command, folder: Path, at: int, *more: str) -> tuple[dict[str, Any], int]:
     """The record of a run that is killed at a step, and how many steps all processes took."""
     folder.mkdir()
     (folder / "stopping.py").write_text(METHOD)
     own = ["-m", "stopped", "--plugin", str(folder / "stopping.py")]
     own += ["--results", str(folder / "results"), "--checkpoint-minutes", "1e-9"]
     environment = {"STOP_FOLDER": str(folder), "STOP_AT": str(at)}
-    done = augbench(*OPTIONS.split(), *own, *more, **environment)
+    done = alone(*OPTIONS.split(), *own, *more, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (folder / "results/own/runs").glob("*.json")
     assert list((folder / "results/own").glob("partial/*")) == []
@@ -59,9 +59,9 @@ def made(augbench: Command, folder: Path, at: int, *more: str) -> tuple[dict[str
 
 
 @pytest.mark.slow  # test_executors.py kills a worker without the command around it
-def test_a_kill_costs_a_step_and_no_bit(augbench: Command, tmp_path: Path) -> None:
-    whole, steps = made(augbench, tmp_path / "whole", 0)
-    killed, again = made(augbench, tmp_path / "killed", 41)
+def test_a_kill_costs_a_step_and_no_bit(alone: Command, tmp_path: Path) -> None:
+    whole, steps = made(alone, tmp_path / "whole", 0)
+    killed, again = made(alone, tmp_path / "killed", 41)
     assert bits(killed) == bits(whole)
     assert again == steps + 2, "the rehearsal, and the step that was cut off"
     assert whole["bill"]["redone_flops"] == 0

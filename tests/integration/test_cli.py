@@ -56,16 +56,16 @@ def test_a_mistake_is_one_sentence(
     assert done.stdout == ""
 
 
-def test_a_mistake_is_one_sentence_in_a_process_of_its_own_too(augbench: Command) -> None:
-    done = augbench("run", "--suite", "quick", "--track", "gpu", "--devices", "cpu")
+def test_a_mistake_is_one_sentence_in_a_process_of_its_own_too(alone: Command) -> None:
+    done = alone("run", "--suite", "quick", "--track", "gpu", "--devices", "cpu")
     assert done.returncode == 2
     assert done.stderr.startswith("augbench: --track gpu needs a CUDA device")
     assert done.stderr.count("\n") == 1
 
 
-def test_help_answers_without_torch(augbench: Command) -> None:
+def test_help_answers_without_torch(alone: Command) -> None:
     began = time.monotonic()
-    done = augbench("--help")
+    done = alone("--help")
     assert done.returncode == 0
     for command in ("run", "preview", "policy", "points", "new", "check", "list", "leaderboard"):
         assert command in done.stdout

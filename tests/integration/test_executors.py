@@ -37,14 +37,14 @@ from bench.train.loops import fit
 
 def passed(name):
     """How often this was called, in all processes."""
-    path = Path(os.environ["MARKS"]) / name
+    path = Path(MARKS) / name
     with path.open("ab") as file:
         file.write(b".")
     return path.stat().st_size
 
 
 def happens():
-    marks = Path(os.environ["MARKS"])
+    marks = Path(MARKS)
     if not (marks / "happens").exists():
         return
     what = (marks / "happens").read_text()
@@ -98,19 +98,16 @@ Heard = dict[str, list[Any]]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the method leaves marks: one folder, for fork servers keep their first environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("marks")
-        patch.setenv("MARKS", str(folder))
-        yield folder
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the method leaves marks; its text says so, as fork servers keep their environment."""
+    return tmp_path_factory.mktemp("marks")
 
 
 @pytest.fixture(scope="module")
 def jobs(place: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     """A plain training, and the two methods above, which save their state before every step."""
     folder = tmp_path_factory.mktemp("plugin")
-    (folder / "own.py").write_text(METHOD)
+    (folder / "own.py").write_text(f"MARKS = {str(place)!r}\n{METHOD}")
     request = replace(
         REQUEST, methods=("none", "parts", "trains"), budgets=("1",), seeds=1, steps=STEPS,
         devices="cpu", results=folder / "results", checkpoint_minutes=1e-9,
@@ -221,6 +218,7 @@ def test_a_worker_that_is_taken_for_dead_ends_when_another_goes_on(
         check_bill(events, jobs[2], marks, expected)
         process = stale._running[jobs[2].name].process
         assert process.pid is not None
+        time.sleep(1.0)  # after which a process looks again whether the run is its own
         os.kill(process.pid, signal.SIGCONT)
         process.join(60)
         assert process.exitcode == 1

@@ -154,6 +154,21 @@ def test_a_method_may_decline_a_cell(
     assert all("slow" in text and "there is no record" in text for text in findings.problems)
 
 
+def test_what_is_begun_or_set_aside_is_said(place: Path, plugins: dict[str, Plugin]) -> None:
+    suite = place / "results/tiny"
+    for name in ("partial/0a.ckpt", "partial/0a.work", "partial/0b.jsonl", "quarantine/0c.json"):
+        (suite / name).parent.mkdir(exist_ok=True)
+        (suite / name).touch()
+    notes = checking.check(request_of(place), plugins).findings.notes
+    assert "2 runs are begun and not finished" in notes
+    assert any(note.startswith("1 files that could not be trusted") for note in notes)
+
+
+def test_a_suite_outside_of_the_results_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="letters, digits"):
+        checking.named("../results/tiny", place / "results")
+
+
 def test_git_knows_of_edits(place: Path, plugins: dict[str, Plugin]) -> None:
     def git(*arguments: str) -> None:
         who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]

@@ -67,9 +67,13 @@ def test_failures_are_recorded_retried_and_make_the_exit_code(
     methods = ["raises", "killed", "flaky", "diverges", "skips", "overdraws", "standard", "none"]
     chosen = [part for method in methods for part in ("-m", method)]
     done = augbench(
-        *OWN, *chosen, "--seeds", "1", "--plugin", str(plugin),
-        FLAKY_MARKER=str(tmp_path / "marker"),
-    )  # fmt: skip
+        *OWN,
+        *chosen,
+        "--seeds",
+        "1",
+        "--plugin",
+        str(plugin),
+    )
     assert done.returncode == 1
     found = {r["method"]["name"]: r for r in records(tmp_path).values()}
     assert set(found) == set(methods) - {"skips"}
@@ -90,9 +94,13 @@ def test_failures_are_recorded_retried_and_make_the_exit_code(
 
     # Failures are not cached: only they run again.
     second = augbench(
-        *OWN, *chosen, "--seeds", "1", "--plugin", str(plugin),
-        FLAKY_MARKER=str(tmp_path / "marker"),
-    )  # fmt: skip
+        *OWN,
+        *chosen,
+        "--seeds",
+        "1",
+        "--plugin",
+        str(plugin),
+    )
     assert "3 finished runs found, 5 to go" in second.stdout
 
 
@@ -101,11 +109,10 @@ def test_a_changed_method_supersedes_its_records(
 ) -> None:
     (tmp_path / "marker").touch()
     run = [*OWN, "-m", "flaky", "-m", "none", "--seeds", "1", "--plugin", str(plugin)]
-    marker = {"FLAKY_MARKER": str(tmp_path / "marker")}
-    assert augbench(*run, **marker).returncode == 0
+    assert augbench(*run).returncode == 0
     before = records(tmp_path)
     plugin.write_text(plugin.read_text().replace("steps=5", "steps=6"))
-    assert augbench(*run, **marker).returncode == 0
+    assert augbench(*run).returncode == 0
     after = records(tmp_path)
     assert len(after) == 2
     assert len(set(after) & set(before)) == 1

@@ -139,7 +139,7 @@ def test_the_count_of_work_is_the_latest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["taken", "removed", "moved"])
 def test_who_is_taken_for_dead_and_lives_ends(tmp_path: Path, end: str) -> None:
     path = tmp_path / "abc.work"
-    first, second = Worked(path), Worked(path)
+    first, second = Worked(path, every=0), Worked(path, every=0)
     first.note(Work(10, 1.0))
     if end == "taken":  # as a second process does
         second.note(Work(11, 1.0))
