@@ -5,20 +5,27 @@ Anybody can run this on a method of their own before they believe its numbers.
 
 import json
 import random
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from bench.config import RunConfig, TaskConfig
 from bench.data.sources import load
-from bench.errors import PlanError
+from bench.errors import PlanError, RecordError
 from bench.method import Fitted
 from bench.networks import build
 from bench.networks.flops import FlopCounter, unit_price
 from bench.plugins import Plugin, Selected, select
 from bench.rng import generator
+from bench.saved import read, write_state
 from bench.stage import Stage, stage
+from bench.train.checkpoint import Checkpoints, joined
+from bench.train.journal import Entry, Journal
 from bench.train.prepare import Prepared, prepare
 from bench.train.recipe import Recipe
 
@@ -66,8 +73,13 @@ class Trial:
         return abs(self.recorded - self.counted) / max(1, self.counted)
 
 
-def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
+def conformance(text: str, plugins: dict[str, Plugin], resume: bool = True) -> list[Finding]:
     """Checks a method, given as `name` or `name[option=value,...]`.
+
+    Args:
+        text: The method.
+        plugins: Every method.
+        resume: Whether to kill a run too, and go on with it.
 
     Raises:
         ConfigError: If there is no such method.
@@ -93,6 +105,8 @@ def conformance(text: str, plugins: dict[str, Plugin]) -> list[Finding]:
         ),
         Finding("RNG hygiene", first.hygienic, "the global generators are where they were"),
     ]
+    if resume:
+        findings.append(_resume(selected, prepared, config, first))
     if method.declared(selected.config) == "none":
         without = trial(selected, other_val(prepared), config)
         same = first.outcome == without.outcome
@@ -138,6 +152,55 @@ def _bill(first: Trial, prepared: Prepared) -> list[Finding]:
     ]
 
 
+class _Killed(BaseException):
+    """Stands for a signal."""
+
+
+@dataclass
+class _Cut(Checkpoints):
+    """Counts the steps at which a run can be saved; saves it at one, and kills it at the next.
+
+    Attributes:
+        at: Number of that step; None for none.
+        steps: How many there have been.
+    """
+
+    at: int | None = None
+    steps: int = 0
+
+    def due(self, now: float) -> bool:
+        self.steps += 1
+        if self.at is not None and self.steps == self.at + 1:
+            raise _Killed
+        return self.steps == self.at
+
+
+def _resume(selected: Selected, prepared: Prepared, config: RunConfig, whole: Trial) -> Finding:
+    """Kills a run half-way, goes on from its checkpoint, and holds it against the whole one."""
+    run = partial(trial, selected, prepared, config)
+    counted = _Cut(write=lambda state: None)
+    run(checkpoints=counted)
+    if not counted.steps:
+        detail = "no loop over session.steps(n), so a killed run begins anew"
+        return Finding("resume", True, detail)
+    at, owner, entries = (counted.steps + 1) // 2, {"run": "check"}, list[Entry]()
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "run.ckpt"
+        cut = _Cut(write=lambda state: write_state(path, owner, state), at=at)
+        with suppress(_Killed):
+            run(Journal(write=entries.append), cut)
+        past, saved = joined(entries, read(path, owner))
+    try:
+        again = run(Journal(past), Checkpoints(saved=saved))
+    except RecordError as error:
+        return Finding("resume", False, str(error))
+    return Finding(
+        "resume",
+        again.outcome == whole.outcome,
+        f"killed after step {at} of {counted.steps} and gone on from there: same weights, policy",
+    )
+
+
 def small_task() -> Prepared:
     """The digits, distorted, with a recipe of 60 steps."""
     return prepare(
@@ -156,9 +219,15 @@ def small_config(selected: Selected, budget: float = 2.0) -> RunConfig:
     return RunConfig(suite="check", task=task, method=selected.spec, budget=budget, seed=0)
 
 
-def trial(selected: Selected, prepared: Prepared, config: RunConfig) -> Trial:
+def trial(
+    selected: Selected,
+    prepared: Prepared,
+    config: RunConfig,
+    journal: Journal | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Trial:
     """Runs a method once, counting everything."""
-    set_ = stage(prepared, config)
+    set_ = stage(prepared, config, journal=journal, checkpoints=checkpoints)
     ledger = set_.meter.ledger
     before = _generators()
     with FlopCounter() as counter:

@@ -28,7 +28,7 @@ def check(
     ],
     plugin: Plugins = None,
 ) -> None:
-    """Checks that a method keeps the rules: determinism, bill, budget, data wall, RNG hygiene."""
+    """Checks that a method keeps the rules: determinism, bill, budget, data wall, RNG, resume."""
     import torch
 
     from bench.check import conformance

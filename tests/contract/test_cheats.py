@@ -218,7 +218,7 @@ def test_training_at_the_harness_expense_is_noticed(run_small: Callable[..., Tri
     findings = {f.rule: f.ok for f in conformance("cheat", plugins_of(method_of(body)))}
     assert findings == {
         "determinism": True, "bill": True, "harness account": False, "budget": True,
-        "data wall": True, "RNG hygiene": True, "clean labels": True,
+        "data wall": True, "RNG hygiene": True, "resume": True, "clean labels": True,
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.augment.policy import Batch, Identity
-from bench.check import BILL_TOLERANCE, _budget, small_config
+from bench.check import BILL_TOLERANCE, _budget, conformance, small_config
 from bench.errors import RecordError
 from bench.method import Fitted, Method
 from bench.networks.flops import FlopCounter
@@ -198,6 +198,13 @@ def test_what_is_not_kept_is_missed(brief: Prepared, tmp_path: Path) -> None:
     check(selected_method(Averaging), brief, tmp_path / "run.ckpt", many=2)
     with pytest.raises(AssertionError, match="weights differs after a kill at"):
         check(selected_method(Forgetful), brief, tmp_path / "run.ckpt", many=1)
+
+
+@pytest.mark.parametrize(("method", "ok"), [(Averaging, True), (Forgetful, False)])
+def test_conformance_says_so(method: type[Method], ok: bool) -> None:
+    found = conformance(method.name, {method.name: selected_method(method).plugin})
+    assert {finding.rule: finding.ok for finding in found}["resume"] is ok
+    assert all(finding.ok for finding in found if finding.rule != "resume")
 
 
 class TwoTrainings(Method):

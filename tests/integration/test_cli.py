@@ -214,7 +214,7 @@ def test_new_check_run_as_a_newcomer_would(augbench: Command, tmp_path: Path) ->
     assert "next: augbench check my-method --plugin my_method.py" in made.stdout
     checked = augbench("check", "my-method", "--plugin", "my_method.py")
     assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.count("ok ") == 7
+    assert checked.stdout.count("ok ") == 8
     run = augbench(
         "run", "--data", "digits", "--steps", "20", "--budget", "1rt", "--seeds", "1",
         "--plugin", "my_method.py", "-m", "my-method", "-m", "my-method[strength=0.1]",
