@@ -8,7 +8,7 @@ Starting a place is left out, for each has run something before: the fork server
 and of each worker of Ray) and the cluster, which take some seconds once a campaign.  On a machine
 of two cores the driver, and Ray's own processes, share them with the workers.
 
-    python benchmarks/scaling.py [--rounds 3] [--runs 6] [--steps 1200] [--places local ray]
+    python benchmarks/scaling.py [--rounds 3] [--runs 6] [--steps 100] [--places local ray]
 
 Figures, medians over rounds: `local_efficiency`, `local_overhead`, and the same of `ray` where
 that is installed.
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--places", nargs="+", choices=known, default=known)
     options = parser.parse_args()
     torch.set_num_threads(1)

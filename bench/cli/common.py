@@ -1,6 +1,5 @@
 """What every command shares: options, and how mistakes end."""
 
-import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -30,10 +29,6 @@ def one_sentence(command: Callable[..., Any]) -> Callable[..., Any]:
         from bench.plain import sentence
 
         try:
-            for name, value in options.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    option = name.replace("_", "-")
-                    raise ConfigError(f"--{option} {value}: it must be a finite number")
             return command(*arguments, **options)
         except (ConfigError, DataError, RecordError) as error:
             say(f"augbench: {sentence(str(error))}", err=True)

@@ -28,7 +28,7 @@ def publish(
         str | None, typer.Option(help="The record to train again: the beginning of its hash.")
     ] = None,
     rerun_minutes: Annotated[
-        float, typer.Option(min=0, help="Longest run to train again; 0 trains none.")
+        float, typer.Option(min=0, max=1e6, help="Longest run to train again; 0 trains none.")
     ] = 5.0,
     root: Annotated[
         Path | None, typer.Option(help="Where data sets lie [env AUGBENCH_DATA, else data/].")

@@ -42,7 +42,8 @@ def run(
     executor: Annotated[str, typer.Option(help="Where runs go: local, ray or slurm.")] = "local",
     address: Annotated[str | None, typer.Option(help="Ray: address of the cluster.")] = None,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="Ray, Slurm: GPUs a run, e.g. 0.25 with Ray.")
+        float | None,
+        typer.Option(min=0, max=4096, help="Ray, Slurm: GPUs a run, e.g. 0.25 with Ray."),
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
     time: Annotated[
@@ -54,7 +55,7 @@ def run(
         Path | None, typer.Option(help="Where data sets lie [env AUGBENCH_DATA, else data/].")
     ] = None,
     memory_limit: Annotated[
-        float, typer.Option(min=0, help="GiB of decoded images to hold in memory.")
+        float, typer.Option(min=0, max=1e6, help="GiB of decoded images to hold in memory.")
     ] = 4.0,
     skip_corrupt: Annotated[bool, typer.Option(help="Leave unreadable images out.")] = False,
     keep_features: Annotated[
@@ -62,7 +63,8 @@ def run(
         typer.Option("--keep-features", help="Keep features of test images, for `points`."),
     ] = False,
     checkpoint_minutes: Annotated[
-        float, typer.Option(min=0, help="Minutes between checkpoints of a run; 0 for none.")
+        float,
+        typer.Option(min=0, max=1e6, help="Minutes between checkpoints of a run; 0 for none."),
     ] = 5.0,
     dry_run: Annotated[
         bool, typer.Option(help="Only print what would run, and for how long; downloads nothing.")
@@ -70,7 +72,7 @@ def run(
     assume_tflops: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="With --dry-run: this device's sustained TFLOP/s, not timed."
+            min=0.001, max=1e9, help="With --dry-run: this device's sustained TFLOP/s, not timed."
         ),
     ] = None,
     results: Results = Path("results"),
