@@ -29,6 +29,7 @@ def test_the_scaffolded_method_is_found_and_keeps_the_rules(tmp_path: Path) -> N
         "budget",
         "data wall",
         "RNG hygiene",
+        "resume",
         "harness account",
         "clean labels",
     }
