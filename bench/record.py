@@ -101,6 +101,12 @@ class Scores(_Part):
     memorised: Share | None = None
     confusion: list[list[int]] | None = None
 
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        if any(len(row) != len(self.confusion or ()) for row in self.confusion or ()):
+            raise ValueError("confusion is not square")
+        return self
+
 
 class Histogram(_Part):
     """How many clean and how many flipped training points lie between common edges."""

@@ -1,5 +1,8 @@
 """Hostile inputs: each has to end in success, or in one sentence and exit code 2.
 
+A plan that is sound and too large for the memory that this script grants ends in a sentence about
+memory, and exit code 1: `shortages`.
+
     python benchmarks/fuzz.py [--inputs 10000] [--seed 0] [--only NUMBER ...] [--kinds ...]
 
 An input is a folder of files and a command line (`_inputs.py`); it is made from the seed and its
@@ -10,7 +13,8 @@ connections, pickles, code.  So is text of a stranger that reaches a table, a pi
 terminal as it is.  A traceback, an offence or a hang is printed, and its files are kept in
 `--failures`, with its command line; `--only NUMBER` repeats it.
 
-Figures: `inputs`, `accepted`, `refused`, `tracebacks`, `hangs`, `disagreements`, in all.
+Figures, in all: `inputs`, `accepted`, `refused`, `shortages`, `tracebacks`, `hangs`,
+`disagreements`.
 """
 
 import argparse
@@ -48,7 +52,8 @@ MEMORY = 12 << 30  # bytes that the process may have
 LONGEST = 1500  # characters of a sentence
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 EVERY = 500  # the share of inputs that a process of its own repeats
-ACCEPTED, REFUSED, FAILED, HANGS = "accepted", "refused", "tracebacks", "hangs"
+ACCEPTED, REFUSED, SHORT = "accepted", "refused", "shortages"
+FAILED, HANGS = "tracebacks", "hangs"
 
 
 class Hang(BaseException):
@@ -154,7 +159,8 @@ def tried(one: Input, place: Path, guard: Guard) -> Outcome:
     wrong = guard.offences or list(faults(one, place, done.exit_code, done.output, done.stderr))
     if wrong:
         return Outcome(FAILED, done.output, "; ".join(wrong[:3]))
-    return Outcome(REFUSED if done.exit_code == 2 else ACCEPTED, done.output)
+    end = REFUSED if done.exit_code == 2 else ACCEPTED
+    return Outcome(SHORT if short(done.exit_code, done.stderr) else end, done.output)
 
 
 def variables(place: Path) -> dict[str, str]:
@@ -166,7 +172,7 @@ def variables(place: Path) -> dict[str, str]:
 def faults(one: Input, place: Path, code: int, output: str, said: str) -> Iterator[str]:
     """What is wrong with how an input ended."""
     problems = one.arguments[0] == "publish" and code == 1  # found, and listed
-    if code not in (0, 2) and not problems:
+    if code not in (0, 2) and not problems and not short(code, said):
         yield f"exit code {code}: {output[-300:]}"
     if code == 2:
         usage = said.startswith("Usage: ")
@@ -177,6 +183,11 @@ def faults(one: Input, place: Path, code: int, output: str, said: str) -> Iterat
         yield f"the terminal gets {sorted(strange)!r}"
     if code == 0 and one.names:
         yield from leaks(place)
+
+
+def short(code: int, said: str) -> bool:
+    """Whether a command ended with one sentence about too little memory."""
+    return code == 1 and said.startswith("augbench: out of memory") and said.count("\n") == 1
 
 
 def unsafe(char: str) -> bool:
@@ -257,7 +268,7 @@ class Tally:
 
     def table(self) -> str:
         """A line a kind."""
-        heads = (ACCEPTED, REFUSED, FAILED, HANGS)
+        heads = (ACCEPTED, REFUSED, SHORT, FAILED, HANGS)
         lines = [f"{'kind':12}" + "".join(f"{head:>12}" for head in heads) + f"{'seconds':>10}"]
         for kind, counter in sorted(self.ends.items()):
             cells = "".join(f"{counter[head]:12}" for head in heads)
@@ -296,7 +307,7 @@ def fuzz(
                 tally.add(one.kind, outcome.end, time.perf_counter() - began)
             if outcome.end in (FAILED, HANGS):
                 keep(one, number, outcome, failures)
-            elif every and number % every == 0:
+            elif every and number % every == 0 and outcome.end != SHORT:  # without this limit
                 with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
                     lay(one, Path(folder))
                     end = apart(one, Path(folder))
@@ -341,7 +352,7 @@ def main() -> None:
     tally = fuzz(numbers, options.seed, materials(ROOT), failures, options.kinds)
     print(tally.table())
     print(f"figure inputs {len(numbers)} count")
-    for end in (ACCEPTED, REFUSED, FAILED, HANGS):
+    for end in (ACCEPTED, REFUSED, SHORT, FAILED, HANGS):
         print(f"figure {end} {tally.total(end)} count")
     print(f"figure disagreements {tally.disagreements} count")
     if tally.total(FAILED) or tally.total(HANGS) or tally.disagreements:

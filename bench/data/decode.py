@@ -10,6 +10,7 @@ Everything that Pillow can open becomes 8-bit gray or RGB:
 """
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -24,6 +25,9 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from bench.data.words import reason
+
+# What Pillow has to say of a damaged image reaches the user in our sentence, not on its own.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Pixels = npt.NDArray[np.uint8]
 Raw = Path | bytes | Pixels
