@@ -72,7 +72,10 @@ EDITS: dict[str, tuple[Callable[[Plain], object], str]] = {
     "confusion": (
         lambda r: r["scores"]["confusion"][0].__setitem__(0, 0), "confusion matrix counts",
     ),
-    "confusion's shape": (lambda r: r["scores"]["confusion"].pop(), "for 10 classes"),
+    "confusion's form": (lambda r: r["scores"]["confusion"].pop(), "confusion is not square"),
+    "confusion's size": (
+        lambda r: r["scores"].update(confusion=[[1] * 9 for _ in range(9)]), "for 10 classes",
+    ),
     "nll": (lambda r: r["scores"].update(nll=-1.0), "below 0"),
     "memorised": (lambda r: r["scores"].update(memorised=0.123456), "memorised"),
     "train error": (lambda r: r["scores"].update(train_error=0.123456), "train error"),
